@@ -1,0 +1,237 @@
+"""The text of a WFDB header (.hea): parsing it, and changing two of its fields without touching the rest.
+
+Grammar: WFDB Applications Guide, header(5). The text is handled as bytes, because a faithful copy has
+to keep every byte that was not asked to change, whatever its encoding and line ends.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, time
+from pathlib import PurePath
+
+from readers.schema import ReadError
+
+DEFAULT_RATE_HZ = 250.0
+DEFAULT_GAIN = 200.0
+DEFAULT_UNIT = "mV"
+MAX_SIGNALS = 10_000
+MAX_RATE_HZ = 1e7
+MAX_FRAMES = 10**13
+MAX_SAMPLES_PER_FRAME = 100_000
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# At most 18 digits, which every integer type downstream holds.
+_COUNT = r"\d{1,18}"
+_RECORD = re.compile(
+    rf"(?P<name>[-\w.]+)(?:/(?P<n_segments>{_COUNT}))?\s+(?P<n_signals>{_COUNT})"
+    rf"(?:\s+(?P<rate>{_NUMBER})(?:/{_NUMBER}(?:\({_NUMBER}\))?)?"
+    rf"(?:\s+(?P<n_frames>{_COUNT})(?:\s+(?P<time>[\d:.]+)(?:\s+(?P<date>[\d/]+))?)?)?)?",
+    re.ASCII,
+)
+_SECOND_LINE = re.compile(r"\S+\s+\d+")
+_FORMAT = re.compile(rf"({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?", re.ASCII)
+_GAIN = re.compile(rf"({_NUMBER})(?:\(([-+]?{_COUNT})\))?(?:/(\S+))?", re.ASCII)
+_INTEGER = re.compile(rf"[-+]?{_COUNT}", re.ASCII)
+_SEGMENT = re.compile(rf"(\S+)\s+({_COUNT})(?:\s.*)?", re.ASCII)
+# Fields of a signal line after file, format and gain: resolution, zero, initial value, checksum, block size.
+_ZERO, _INITIAL, _CHECKSUM, _N_INTEGERS = 1, 2, 3, 5
+
+
+@dataclass(frozen=True)
+class SignalLine:
+    """One signal of a header. ``file`` "~" stores nothing; ``unit`` None: not written; ``skew`` in frames."""
+
+    file: str
+    format: str
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    unit: str | None
+    initial: int | None
+    checksum: int | None
+    name: str | None
+
+
+@dataclass(frozen=True)
+class Header:
+    """A parsed header. ``segments``: (name, frames) of each segment, empty for a single-segment record."""
+
+    name: str
+    n_signals: int
+    rate_hz: float
+    rate_written: bool
+    n_frames: int | None
+    start_date: str | None
+    signals: tuple[SignalLine, ...]
+    segments: tuple[tuple[str, int], ...]
+    comments: tuple[str, ...]
+
+    @property
+    def variable_layout(self) -> bool:
+        """True where the first segment, of length 0, only lists the signals that may occur."""
+        return bool(self.segments) and self.segments[0][1] == 0
+
+
+def looks_like_header(head: bytes) -> bool:
+    """Whether the first bytes of a file read as a WFDB record line and the start of the line after it."""
+    content = [text for _, text in _content_lines(head)]
+    if not content or not _RECORD.fullmatch(content[0]):
+        return False
+    return len(content) == 1 or _SECOND_LINE.match(content[1]) is not None
+
+
+def parse_header(data: bytes, file_name: str) -> Header:
+    """Parse the bytes of a header; ``file_name`` is for messages. Raises ReadError."""
+    if not data.strip():
+        raise ReadError(f"{file_name} is empty")
+    content = [text for _, text in _content_lines(data)]
+    match = _RECORD.fullmatch(content[0]) if content else None
+    if match is None:
+        raise ReadError(f"{file_name} is not a WFDB header: it has no valid record line")
+    n_signals, rate = int(match["n_signals"]), float(match["rate"] or DEFAULT_RATE_HZ)
+    if n_signals > MAX_SIGNALS:
+        raise ReadError(f"{file_name} claims {n_signals} signals; at most {MAX_SIGNALS} are accepted")
+    if not (math.isfinite(rate) and 0 < rate <= MAX_RATE_HZ):
+        raise ReadError(f"{file_name} claims a sampling rate of {match['rate']} Hz")
+    multi = match["n_segments"] is not None
+    wanted = int(match["n_segments"]) if multi else n_signals
+    if multi and wanted == 0:
+        raise ReadError(f"{file_name} claims to have no segments")
+    lines = content[1 : 1 + wanted]
+    if len(lines) < wanted:
+        raise ReadError(
+            f"{file_name} lists {len(lines)} of the {wanted} {'segments' if multi else 'signals'} it claims"
+        )
+    return Header(
+        name=match["name"],
+        n_signals=n_signals,
+        rate_hz=rate,
+        rate_written=match["rate"] is not None,
+        n_frames=int(match["n_frames"]) if match["n_frames"] else None,
+        start_date=_start_date(match["date"], match["time"]),
+        signals=() if multi else tuple(_signal_line(line, file_name) for line in lines),
+        segments=tuple(_segment_line(line, file_name) for line in lines) if multi else (),
+        comments=tuple(_comments(data)),
+    )
+
+
+def with_fields(data: bytes, initial: Mapping[int, int], checksum: Mapping[int, int]) -> bytes:
+    """The header with new initial values and checksums (by signal number), every other byte as it was.
+
+    A field that the header does not hold is not added.
+    """
+    lines = data.splitlines(keepends=True)
+    numbers = [number for number, _ in _content_lines(data)]
+    for signal in sorted({*initial, *checksum}):
+        number = numbers[1 + signal]
+        line = lines[number]
+        spans = [m.span() for m in re.finditer(rb"\S+", line)][3 : 3 + _integer_count(_decode(line).split())]
+        # From the right, so that the spans on the left stay true.
+        for field, values in ((_CHECKSUM, checksum), (_INITIAL, initial)):
+            if signal in values and field < len(spans):
+                begin, end = spans[field]
+                line = line[:begin] + str(values[signal]).encode() + line[end:]
+        lines[number] = line
+    return b"".join(lines)
+
+
+def _decode(line: bytes) -> str:
+    # Headers are ASCII by the specification, but "µV" and patients' names occur in both encodings.
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+def _content_lines(data: bytes) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(data.splitlines()):
+        text = _decode(line).strip()
+        if text and not text.startswith("#"):
+            yield number, text
+
+
+def _comments(data: bytes) -> Iterator[str]:
+    for line in data.splitlines():
+        text = _decode(line).strip()
+        if text.startswith("#"):
+            yield text.lstrip("#").strip()
+
+
+def _start_date(day: str | None, clock: str | None) -> str | None:
+    """ISO 8601 of a DD/MM/YYYY date and a [[HH:]MM:]SS time; None where there is no valid date."""
+    try:
+        start = datetime.strptime(day or "", "%d/%m/%Y").date()
+    except ValueError:
+        return None
+    moment = _clock(clock or "")
+    return start.isoformat() if moment is None else datetime.combine(start, moment).isoformat()
+
+
+def _clock(text: str) -> time | None:
+    *larger, last = text.split(":")
+    try:
+        hour, minute = (int(part) for part in ["0"] * (2 - len(larger)) + larger)
+        seconds = float(last)
+        return time(hour, minute, int(seconds), min(round(seconds % 1 * 1e6), 999_999))
+    except ValueError:
+        return None
+
+
+def _integer_count(tokens: list[str]) -> int:
+    """How many of the tokens after file, format and gain are the line's integer fields."""
+    count = 0
+    while count < _N_INTEGERS and 3 + count < len(tokens) and _INTEGER.fullmatch(tokens[3 + count]):
+        count += 1
+    return count
+
+
+def _signal_line(line: str, file_name: str) -> SignalLine:
+    tokens = line.split()
+    fmt = _FORMAT.fullmatch(tokens[1]) if len(tokens) > 1 else None
+    gain = _GAIN.fullmatch(tokens[2]) if len(tokens) > 2 else None
+    if fmt is None or (len(tokens) > 2 and gain is None):
+        raise ReadError(f"{file_name} has a signal line that cannot be read: {line[:80]!r}")
+    if not _in_folder(tokens[0]):
+        raise ReadError(f"{file_name} names a signal file outside its folder: {tokens[0][:80]!r}")
+    per_frame = int(fmt[2] or 1)
+    if not 1 <= per_frame <= MAX_SAMPLES_PER_FRAME:
+        raise ReadError(f"{file_name} claims {per_frame} samples per frame")
+    count = _integer_count(tokens)
+    integers = [int(token) for token in tokens[3 : 3 + count]] + [None] * (_N_INTEGERS - count)
+    name = line.split(None, 3 + count)[3 + count] if len(tokens) > 3 + count else None
+    # A gain of 0 or none means "not calibrated", for which the specification says 200 units per mV.
+    scale = float(gain[1]) if gain else 0.0
+    if not math.isfinite(scale):
+        raise ReadError(f"{file_name} has a signal line that cannot be read: {line[:80]!r}")
+    baseline = int(gain[2]) if gain and gain[2] else integers[_ZERO] or 0
+    return SignalLine(
+        file=tokens[0],
+        format=str(int(fmt[1])),
+        samples_per_frame=per_frame,
+        skew=int(fmt[3] or 0),
+        byte_offset=int(fmt[4] or 0),
+        gain=scale or DEFAULT_GAIN,
+        baseline=baseline,
+        unit=gain[3] if gain else None,
+        initial=integers[_INITIAL],
+        checksum=integers[_CHECKSUM],
+        name=name,
+    )
+
+
+def _segment_line(line: str, file_name: str) -> tuple[str, int]:
+    match = _SEGMENT.fullmatch(line)
+    if match is None or not _in_folder(match[1]):
+        raise ReadError(f"{file_name} has a segment line that cannot be read: {line[:80]!r}")
+    return match[1], int(match[2])
+
+
+def _in_folder(name: str) -> bool:
+    """Whether a name that a header gives stays in the header's folder."""
+    return PurePath(name).name == name and "\\" not in name

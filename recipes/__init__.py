@@ -1,0 +1,1 @@
+"""One short TOML a system; read through importlib.resources by toolkit.recipe."""

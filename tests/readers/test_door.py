@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import readers
+from readers import claim, open_recording, scan
+from readers.cardiac import create_wfdb
+from readers.schema import ReadError
+
+
+def make(folder, name):
+    options = {"rate_hz": 100, "names": ["II"], "units": ["mV"], "annotations": [(0.1, "N")]}
+    return create_wfdb(folder, name, np.random.default_rng(0).normal(size=(50, 1)), **options)
+
+
+def test_import_is_light():
+    code = "import readers, sys; print([m for m in ('wfdb', 'pandas', 'scipy', 'torch', 'mne') if m in sys.modules])"
+    root = os.path.dirname(os.path.dirname(readers.__file__))
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_scan_counts_a_record_once(tmp_path):
+    paths = [make(tmp_path / "b", "r2"), make(tmp_path / "a", "r1")]
+    (tmp_path / "a" / "r1.mat").write_bytes(b"x")
+    (tmp_path / "a" / "r1.txt").write_bytes(b"x")
+    (tmp_path / "README.md").write_text("hello")
+    (tmp_path / ".hidden").mkdir()
+    make(tmp_path / ".hidden", "r3")
+    (tmp_path / "a" / ".r9.hea.part").write_text("")
+    assert scan(tmp_path) == (sorted(paths), [tmp_path / "README.md"])
+
+
+def test_segments_belong_to_their_master(tmp_path):
+    make(tmp_path, "s0")
+    make(tmp_path, "s1")
+    (tmp_path / "m.hea").write_text("m/2 1 100 100\ns0 50\ns1 50\n")
+    assert scan(tmp_path) == ([tmp_path / "m.hea"], [])
+    assert open_recording(tmp_path / "m.hea").axes.duration_s == 1.0
+
+
+def test_headers_that_name_each_other_do_not_loop(tmp_path):
+    (tmp_path / "a.hea").write_text("a/1 1 100 100\nb 100\n")
+    (tmp_path / "b.hea").write_text("b/1 1 100 100\na 100\n")
+    assert scan(tmp_path) == ([tmp_path / "a.hea", tmp_path / "b.hea"], [])
+    with pytest.raises(ReadError):
+        open_recording(tmp_path / "a.hea")
+
+
+def test_what_only_looks_like_a_header(tmp_path):
+    (tmp_path / "image.hea").write_text("ENVI\nsamples = 3\n")
+    (tmp_path / "empty.hea").write_bytes(b"")
+    (tmp_path / "folder.hea").mkdir()
+    make(tmp_path / "folder.hea", "r")
+    handles, unclaimed = scan(tmp_path)
+    assert handles == [tmp_path / "empty.hea", tmp_path / "folder.hea" / "r.hea"]
+    assert unclaimed == [tmp_path / "image.hea"]
+    assert claim(tmp_path / "image.hea") is None and claim(tmp_path / "folder.hea") is None
+    for name, reason in [("image.hea", "no format"), ("empty.hea", "is empty"), ("gone.hea", "does not exist")]:
+        with pytest.raises(ReadError, match=f"{name}.*{reason}"):
+            open_recording(tmp_path / name)
+
+
+def test_links(tmp_path):
+    path = make(tmp_path / "a", "r1")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "broken.hea").symlink_to(tmp_path / "nowhere.hea")
+    assert scan(tmp_path) == ([path], [tmp_path / "broken.hea"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    assert scan(tmp_path) == ([], [tmp_path / "locked"])
+
+
+def test_scan_of_no_folder(tmp_path):
+    with pytest.raises(ReadError):
+        scan(tmp_path / "nothing")
+
+
+def test_anything_that_a_format_library_raises_is_a_reason(tmp_path, monkeypatch):
+    path = make(tmp_path, "r")
+    for error in (MemoryError(), OverflowError("too big"), IndexError("list index\nout of range")):
+
+        def fail(self, path, error=error):
+            raise error
+
+        monkeypatch.setattr(type(readers.READERS[0]), "open", fail)
+        with pytest.raises(ReadError, match=r"r\.hea cannot be read as wfdb: \w+Error, .+") as caught:
+            open_recording(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_real_folders(shared):
+    handles, unclaimed = scan(shared / "ecg")
+    assert len(handles) == 14 and {path.suffix for path in unclaimed} == {".csv", ".md"}

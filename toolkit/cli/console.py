@@ -1,0 +1,95 @@
+"""What commands say, and how they end: messages on stderr, data on stdout, one paragraph an error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from toolkit.errors import ToolkitError
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every file in every warning.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; keys in README.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random (default: the recipe's).", min=0)]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where a CUDA device has it), fp32 or bf16.")]
+
+P = ParamSpec("P")
+
+DATA_HELP = ("Files, folders (searched recursively, hidden files skipped), quoted globs, a manifest .csv or .parquet with a "
+             "'path' column, or - for paths on stdin.")
+
+EXIT_CODES = ("Exit codes: 0 all done; 1 failed while running; 2 usage, recipe or label error, or an output that exists; "
+              "3 some inputs could not be used, the rest is complete; 130 or 143 stopped by a signal after a usable "
+              "checkpoint or journal was written.")
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """A line for people, on stderr."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str, *, quiet: bool = False) -> None:
+    """A warning, on stderr."""
+    say(f"Warning: {message}", quiet=quiet)
+
+
+def put(text: str) -> None:
+    """A line of what was asked for, on stdout."""
+    print(text, flush=True)
+
+
+def put_json(document: Any) -> None:
+    """A JSON document on stdout; numbers that JSON lacks become null."""
+    put(json.dumps(_finite(document), indent=2, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def reports(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Turn a command's result and errors into an exit code and one paragraph on stderr."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs) or 0
+            sys.stdout.flush()
+        except ToolkitError as problem:
+            if kwargs.get("debug"):
+                raise
+            code = _fail(str(problem), problem.exit_code)
+        except KeyboardInterrupt:
+            code = _fail("Stopped by SIGINT.", 130)
+        except BrokenPipeError:  # the reader of our pipe left; what Unix tools answer with SIGPIPE
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception as problem:
+            if kwargs.get("debug"):
+                raise
+            code = _fail(f"Unexpected {type(problem).__name__}: {problem}. This is a defect; --debug shows where.", 1)
+        raise typer.Exit(code)
+
+    return run
+
+
+def _fail(message: str, code: int) -> int:
+    width = min(os.get_terminal_size(2).columns, 120) if sys.stderr.isatty() else 10_000
+    say(textwrap.fill(f"Error: {message}", width, break_long_words=False, break_on_hyphens=False))
+    return code

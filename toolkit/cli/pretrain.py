@@ -1,0 +1,118 @@
+"""``toolkit pretrain``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.cli.console import (
+    DATA_HELP,
+    Debug,
+    Device,
+    Json,
+    Overwrite,
+    Precision,
+    Quiet,
+    Resume,
+    Seed,
+    Verbose,
+    put,
+    put_json,
+    reports,
+    say,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from toolkit.corpus.inputs import Failure, Inputs
+    from toolkit.corpus.notes import Notes
+
+
+@reports
+def pretrain(
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
+    recipe: Annotated[str, typer.Option("--recipe", help="Name (`toolkit recipes ls`) or a .toml file.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder to create; it is the model that other commands take.")],
+    size: Annotated[str | None, typer.Option("--size", help="tiny, small, base or large (default: the paper's).")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")] = None,
+    init: Annotated[Path | None, typer.Option("--init", help="Start from the weights of this model.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", min=1)] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, instead of --steps.", min=0)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Windows a step, over all devices.", min=1)] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Annotated[int, typer.Option("--workers", help="Threads that read ahead.", min=1)] = 1,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as TOML and stop.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> int:
+    """Learn a masked model from unlabelled recordings; prints the run folder.
+
+    Example: toolkit pretrain recordings/ --recipe csfm --size tiny --out run
+
+    The run folder holds model.safetensors, recipe.toml, run.json, metrics.jsonl (each line a step with its
+    loss beside the loss of predicting every channel's mean) and checkpoints/. SIGINT and SIGTERM leave a
+    checkpoint that --resume continues exactly.
+    """
+    from toolkit import machine
+    from toolkit import recipe as recipes
+    from toolkit.corpus import inputs as corpus
+    from toolkit.corpus.sources import open_sources
+    from toolkit.errors import UsageError
+    from toolkit.interrupts import StopSignals
+    from toolkit.progress import Progress
+    from toolkit.training.run import Job
+
+    if steps is not None and epochs is not None:
+        raise UsageError("--steps and --epochs exclude each other.")
+    resolved = recipes.resolve(recipe, size=size, settings=settings or (), flags={
+        "training.steps": steps, "training.batch_size": batch_size, "training.seed": seed})
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    if print_config and epochs is None:
+        put(recipes.to_toml(resolved).rstrip())
+        return 0
+    sources, failures, notes = open_sources(gathered, resolved)
+    if not sources:
+        raise UsageError(f"None of {len(gathered.items)} recordings can be used. {failures[0].reason}.")
+    if epochs is not None:
+        windows = sum(max(1, s.length // resolved.window_samples) for s in sources)
+        whole = max(1, math.ceil(epochs * windows / resolved.training.batch_size))
+        resolved = recipes.resolve(recipe, size=size, settings=settings or (), flags={
+            "training.steps": whole, "training.batch_size": batch_size, "training.seed": seed})
+    if print_config:
+        put(recipes.to_toml(resolved).rstrip())
+        return 0
+    say_inputs(gathered, failures, notes, quiet=quiet, verbose=verbose)
+    on = machine.use_device(device)
+    job = Job(resolved, sources, failures, out, device=on, bf16=machine.use_bf16(precision, on), workers=workers)
+    job.prepare(init=init, resume=resume, overwrite=overwrite)
+    say(job.headline, quiet=quiet)
+    with StopSignals() as stop, Progress("pretrain", resolved.training.steps, "steps", enabled=not quiet) as progress:
+        facts = job.run(progress, stop)
+    say(f"loss {facts['loss']:.4f} where predicting every channel's mean costs {facts['loss_trivial']:.4f}; "
+        f"{facts['samples_per_s']:.1f} windows/s; curve in {out / 'loss.png'}", quiet=quiet)
+    if json_:
+        put_json(facts)
+    else:
+        put(str(out))
+    return 3 if failures else 0
+
+
+def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet: bool, verbose: bool) -> None:
+    """Name what was passed over, what failed and what was lost."""
+    if gathered.unclaimed:
+        names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
+        say(f"{len(gathered.unclaimed)} files of no known format were passed over: {names}"
+            f"{'' if verbose or len(gathered.unclaimed) <= 3 else ', ...'}", quiet=quiet)
+    for failure in failures:
+        warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
+    for line in notes.lines(every_file=verbose):
+        warn(line, quiet=quiet)

@@ -1,0 +1,67 @@
+"""``toolkit recipes ls|show|cp``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.console import Debug, Json, Overwrite, put, put_json, reports
+
+recipes = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and copy recipes.")
+
+Name = Annotated[str, typer.Argument(help="A recipe's name.")]
+
+
+@recipes.command("ls")
+@reports
+def ls(json_: Json = False, debug: Debug = False) -> None:
+    """List the recipes that come with the package.
+
+    Keys of --json: name domains backend objective paper parameters (of the default size) sizes.
+    """
+    import torch
+
+    from toolkit import recipe as table
+    from toolkit.model import autoencoder
+
+    rows = []
+    for name in table.names():
+        one = table.resolve(name)
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in autoencoder.MaskedAutoencoder(one).parameters())
+        rows.append({"name": name, "domains": one.domains, "backend": one.backend, "objective": one.objective,
+                     "paper": one.paper, "parameters": parameters, "sizes": table.sizes(name)})
+    if json_:
+        put_json(rows)
+    else:
+        for row in rows:
+            put(f"{row['name']:12} {', '.join(row['domains']):10} {row['backend']:5} {row['objective']:5} "
+                f"{row['parameters'] / 1e6:7.1f} M  {', '.join(row['sizes'])}  {row['paper']}")
+
+
+@recipes.command("show")
+@reports
+def show(name: Name, debug: Debug = False) -> None:
+    """Print a recipe's TOML."""
+    from toolkit import recipe as table
+
+    put(table.source(name).rstrip())
+
+
+@recipes.command("cp")
+@reports
+def cp(name: Name, out: Annotated[Path, typer.Argument(help="File to write, ending in .toml.")],
+       overwrite: Overwrite = False, debug: Debug = False) -> None:
+    """Copy a recipe to a file of your own, to edit and pass as --recipe FILE; prints the path."""
+    from toolkit import files
+    from toolkit import recipe as table
+    from toolkit.errors import UsageError
+
+    text = table.source(name)
+    if out.suffix != ".toml":
+        raise UsageError(f"'{out}' must end in .toml, by which --recipe tells a file from a name.")
+    files.claim_output(out, overwrite=overwrite, what="File")
+    files.write_text(out, text)
+    put(str(out))

@@ -1,0 +1,141 @@
+"""``toolkit restore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolkit.cli.console import (
+    DATA_HELP,
+    Debug,
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Verbose,
+    put,
+    put_json,
+    reports,
+    say,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from toolkit.corpus.inputs import Input
+    from toolkit.restoration.run import Request
+
+
+@reports
+def restore(
+    data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
+    model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the restored files into; inputs are never touched.")],
+    task: Annotated[str, typer.Option("--task", help="auto (what the file and the other options say), inpaint or channels.")] = "auto",
+    channels: Annotated[str | None, typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")] = None,
+    spans: Annotated[Path | None, typer.Option("--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")] = None,
+    damage: Annotated[str | None, typer.Option("--damage", help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in "
+                                                                "blocks of 0.3 to 5 s, channel:0.2 a fifth of the channels.")] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="Clean recording, or a folder of them by the same names, to score against.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of --damage.", min=0)] = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> int:
+    """Repair damaged or missing parts of recordings and write them back in their own format; prints the paths.
+
+    Example: toolkit restore recordings/ --model run --out restored
+
+    Without --channels, --spans or --damage it repairs what the file marks invalid and flat lines of a second
+    or longer. Only repaired samples change. Beside each file: NAME.restored.json (what changed, how, the
+    model) and NAME.restored.png. Keys of --json: path out task changed_fraction detected metrics baselines.
+    """
+    from readers.schema import ReadError
+    from toolkit import machine
+    from toolkit.cli.pretrain import say_inputs
+    from toolkit.corpus import inputs as corpus
+    from toolkit.corpus.inputs import Failure
+    from toolkit.corpus.notes import Notes
+    from toolkit.interrupts import StopSignals
+    from toolkit.model import folder
+    from toolkit.progress import Progress
+    from toolkit.record import RunRecord
+    from toolkit.restoration.repair import Repairer
+    from toolkit.restoration.run import Restoration
+
+    record = RunRecord("restore")
+    request = _request(task, channels, spans, damage, reference, seed)
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    loaded = folder.load(model)
+    _check_out(out, gathered.items, overwrite=overwrite)
+    say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
+    job = Restoration(Repairer(loaded, machine.use_device(device)), request, out, loaded.hash)
+    done: list[dict[str, Any]] = []
+    failures: list[Failure] = []
+    with StopSignals() as stop, Progress("restore", len(gathered.items), "recordings", enabled=not quiet) as progress:
+        for item in gathered.items:
+            stop.check(f"{len(done)} of {len(gathered.items)} recordings are restored and complete in '{out}'.")
+            try:
+                restored = job.restore(item)
+            except ReadError as problem:
+                failures.append(Failure(str(item.path), str(problem)))
+                warn(f"{item.path} was not restored: {problem}.", quiet=quiet)
+                continue
+            done.append(restored.facts)
+            for note in restored.notes:
+                warn(f"{item.path.name}: {note}.", quiet=quiet)
+            say(_sentence(restored.facts), quiet=quiet)
+            progress.update(len(done) + len(failures))
+    code = 3 if failures else 0
+    record.add(model=str(loaded.path), model_hash=loaded.hash, failures=[f.__dict__ for f in failures], restored=done)
+    record.write(out / folder.RUN, exit_code=code)
+    if json_:
+        put_json(done)
+    else:
+        for facts in done:
+            put(facts["out"])
+    return code
+
+
+def _request(task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None, seed: int) -> Request:
+    from toolkit.errors import UsageError, did_you_mean
+    from toolkit.restoration import damage as damages
+    from toolkit.restoration import spans as tables
+    from toolkit.restoration.run import Request
+
+    if task not in ("auto", "inpaint", "channels"):
+        raise UsageError(f"There is no task '{task}'. {did_you_mean(task, ('auto', 'inpaint', 'channels'))}")
+    if task == "channels" and channels is None and damage is None:
+        raise UsageError("--task channels needs --channels (which to rebuild) or --damage channel:SEVERITY.")
+    if reference is not None and not reference.exists():
+        raise UsageError(f"--reference '{reference}' does not exist.")
+    return Request(task, tuple(c.strip() for c in channels.split(",")) if channels else (),
+                   tables.read_table(spans) if spans else None, spans.parent if spans else Path(),
+                   tuple(damages.parse(damage)) if damage else (), reference, seed)
+
+
+def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
+    from toolkit import files
+    from toolkit.errors import UsageError
+
+    for item in items:
+        target = out / item.relative
+        if target.resolve() == item.path.resolve():
+            raise UsageError(f"--out '{out}' is where '{item.path}' lies; restored files never overwrite inputs. Choose another folder.")
+        if target.exists() and not overwrite:
+            raise UsageError(f"'{target}' exists. Choose another --out, or pass --overwrite to replace it.")
+    files.check_writable(out)
+
+
+def _sentence(facts: dict[str, Any]) -> str:
+    text = f"{facts['out']}: {facts['repaired_spans']} spans repaired, {100 * facts['changed_fraction']:.2f} % of the samples"
+    if facts["metrics"]:
+        others = ", ".join(f"{name} {row['nmse']:.3f}" for name, row in facts["baselines"].items())
+        text += f"; NMSE {facts['metrics']['nmse']:.3f} ({others}), r {facts['metrics']['r']:.3f}"
+    return text

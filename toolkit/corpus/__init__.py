@@ -1,0 +1,1 @@
+"""From DATA arguments to batches: inputs, windows, labels, groups."""

@@ -1,0 +1,103 @@
+"""Training batches as a pure function of seed and step.
+
+Every batch holds samples of one channel count, so that its tensors are dense; the count of a step is
+drawn in proportion to the windows that have it. Nothing is skipped or remembered: step 1000 gives the
+same batch whether or not steps 0 to 999 were run, which is what makes a resumed run exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from readers.schema import Channel, FloatArray, Recording, Window
+from toolkit.corpus import windows
+from toolkit.corpus.windows import Scaled
+from toolkit.recipe import Recipe
+
+TRIES = 8  # draws for a window that is at least half valid before one is taken as it is
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scaled samples of C channels and T samples: ``values`` float32 and ``valid`` bool (B, C, T)."""
+
+    values: FloatArray
+    valid: NDArray[np.bool_]
+    channels: tuple[tuple[Channel, ...], ...]
+    sources: tuple[str, ...] = ()
+
+
+def collate(samples: Sequence[Scaled], sources: Sequence[str] = ()) -> Batch:
+    """Stack samples of one channel count."""
+    return Batch(np.stack([s.values for s in samples]), np.stack([s.valid for s in samples]),
+                 tuple(s.channels for s in samples), tuple(sources))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording to draw from: its usable channels and its length on the model's grid."""
+
+    recording: Recording
+    channels: tuple[int, ...]
+    length: int
+
+
+class BatchSampler:
+    """Draws training batches. Recordings count by their length, at least one window."""
+
+    def __init__(self, sources: Sequence[Source], recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.window = recipe.window_samples
+        self.sources = list(sources)
+        weight = np.array([max(s.length, self.window) for s in sources], dtype=np.float64)
+        counts = np.array([len(s.channels) for s in sources])
+        self.layouts = [np.flatnonzero(counts == c) for c in np.unique(counts)]
+        self.layout_odds = np.array([weight[rows].sum() for rows in self.layouts]) / weight.sum()
+        self.odds = [weight[rows] / weight[rows].sum() for rows in self.layouts]
+
+    @property
+    def num_windows(self) -> int:
+        """Whole windows in the data: one epoch."""
+        return sum(max(1, s.length // self.window) for s in self.sources)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step. Raises ReadError when a file can no longer be read."""
+        rng = np.random.Generator(np.random.Philox(key=[self.recipe.training.seed, step]))
+        layout = rng.choice(len(self.layouts), p=self.layout_odds)
+        rows = rng.choice(self.layouts[layout], size=self.recipe.training.batch_size, p=self.odds[layout])
+        samples = [self._draw(self.sources[row], rng) for row in rows]
+        return collate(samples, [str(self.sources[row].recording.path) for row in rows])
+
+    def _draw(self, source: Source, rng: np.random.Generator) -> Scaled:
+        for _ in range(TRIES):
+            start = int(rng.integers(0, max(1, source.length - self.window + 1)))
+            sample = windows.load(source.recording, Window(start, start + self.window), self.recipe.data, source.channels)
+            if sample.valid.mean() >= 0.5:
+                break
+        return sample
+
+
+class Prefetcher:
+    """Reads the next batches in background threads, in step order; ``wait_s`` sums the time spent waiting."""
+
+    def __init__(self, sampler: BatchSampler, first: int, last: int, workers: int) -> None:
+        self._sampler, self._next, self._last = sampler, first, last
+        self._pool = ThreadPoolExecutor(max_workers=max(1, workers))
+        self._queue: list[Future[Batch]] = []
+        self._depth = 2 * max(1, workers)
+
+    def get(self) -> Batch:
+        """The next batch. Raises what reading it raised."""
+        while len(self._queue) < self._depth and self._next < self._last:
+            self._queue.append(self._pool.submit(self._sampler.batch, self._next))
+            self._next += 1
+        return self._queue.pop(0).result()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,126 @@
+"""DATA arguments: files, folders, globs, manifests and stdin become a list of inputs."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import readers
+from readers.schema import ReadError, Recording
+from toolkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Input:
+    """One recording to read: its handle, the folder it was found under, and what a manifest says of it."""
+
+    path: Path
+    root: Path
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def relative(self) -> Path:
+        """The path below the folder it was found under."""
+        return self.path.relative_to(self.root)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What DATA came to: inputs in order, files no reader claims, folders that could not be read."""
+
+    items: tuple[Input, ...]
+    unclaimed: tuple[Path, ...] = ()
+    roots: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str | None = None) -> Inputs:
+    """Resolve DATA arguments (see ``toolkit embed --help``). Raises UsageError when nothing is there."""
+    items: dict[Path, Input] = {}
+    unclaimed: list[Path] = []
+    roots: list[Path] = []
+    for path, ids in _expand(data, stdin):
+        found, passed = _from_path(path, ids)
+        items.update({item.path: item for item in found if item.path not in items})
+        unclaimed += passed
+        roots.append(path if path.is_dir() else path.parent)
+    kept = tuple(i for i in items.values() if domain is None or _domain(i.path) == domain)
+    if not kept:
+        asked = ", ".join(f"'{d}'" for d in data)
+        also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
+        raise UsageError(f"No recordings in {asked}{f' of domain {domain}' if domain else ''}. {also}"
+                         "`toolkit readers` lists the formats.")
+    return Inputs(kept, tuple(unclaimed), tuple(dict.fromkeys(roots)))
+
+
+def open_input(item: Input) -> Recording:
+    """Open a recording. Raises ReadError with the reason."""
+    if not item.path.exists():
+        raise ReadError(f"'{item.path.name}' does not exist")
+    return readers.open_recording(item.path)
+
+
+def subject_of(item: Input, recording: Recording) -> str | None:
+    """The subject by the manifest, else by the file itself, else None: never guessed from a name."""
+    return item.ids.get("subject") or recording.ids.get("subject")
+
+
+def _domain(path: Path) -> str | None:
+    reader = readers.claim(path)
+    return reader.domain if reader else None
+
+
+def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[tuple[Path, Mapping[str, str]]]:
+    expanded: list[tuple[Path, Mapping[str, str]]] = []
+    for argument in data:
+        if argument == "-":
+            if stdin is None:
+                raise UsageError("'-' reads paths from stdin, which is not available here.")
+            expanded += [(Path(p), {}) for p in _split_paths(stdin.read())]
+        elif Path(argument).suffix in (".csv", ".parquet") and Path(argument).is_file():
+            expanded += _manifest(Path(argument))
+        elif Path(argument).exists():
+            expanded.append((Path(argument), {}))
+        elif matches := sorted(glob.glob(argument, recursive=True)):
+            expanded += [(Path(m), {}) for m in matches]
+        else:
+            raise UsageError(f"'{argument}' does not exist.")
+    return expanded
+
+
+def _split_paths(text: bytes) -> list[str]:
+    separator = b"\0" if b"\0" in text else b"\n"
+    return [p.decode(errors="surrogateescape") for p in (q.strip(b"\r") for q in text.split(separator)) if p]
+
+
+def _manifest(path: Path) -> list[tuple[Path, Mapping[str, str]]]:
+    import pandas
+
+    table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path, dtype=str)
+    if "path" not in table.columns:
+        raise UsageError(f"Manifest '{path}' has no column 'path'; its columns are {', '.join(map(str, table.columns))}.")
+    rows: list[dict[str, Any]] = table.to_dict("records")
+    found: list[tuple[Path, Mapping[str, str]]] = []
+    for row in rows:
+        ids = {str(k): str(v) for k, v in row.items() if k != "path" and not pandas.isna(v)}
+        found.append((path.parent / str(row["path"]), ids))
+    return found
+
+
+def _from_path(path: Path, ids: Mapping[str, str]) -> tuple[list[Input], list[Path]]:
+    if path.is_dir() and readers.claim(path) is None:
+        handles, passed = readers.scan(path)
+        return [Input(h, path, ids) for h in handles], list(passed)
+    if path.exists() and readers.claim(path) is None:
+        return [], [path]
+    return [Input(path, path.parent, ids)], []  # a manifest's missing file becomes a failure with its reason

@@ -1,0 +1,1 @@
+"""Synthetic recordings for a first run without any data of one's own."""

@@ -1,0 +1,1 @@
+"""Streaming inference and its tables."""

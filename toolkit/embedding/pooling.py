@@ -1,0 +1,34 @@
+"""From token states to one vector a window; tokens that do not count have no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def mean(states: Tensor, counts: Tensor) -> Tensor:
+    """states (B, N, D), counts bool (B, N) -> (B, D)."""
+    weight = counts[..., None].to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def maximum(states: Tensor, counts: Tensor) -> Tensor:
+    """The largest value of each feature over the tokens that count."""
+    return states.masked_fill(~counts[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)
+
+
+def mean_and_deviation(states: Tensor, counts: Tensor) -> Tensor:
+    """Mean and standard deviation over tokens, (B, 2 D): the deviation shows one odd beat among many."""
+    center = mean(states, counts)
+    spread = mean((states - center[:, None]) ** 2, counts)
+    return torch.cat([center, spread.clamp(min=0).sqrt()], dim=-1)
+
+
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "max": maximum, "meanstd": mean_and_deviation}
+
+
+def pooled_width(pool: str, width: int) -> int:
+    """Width of a pooled vector for states of ``width``."""
+    return 2 * width if pool == "meanstd" else width

@@ -1,0 +1,1 @@
+"""Tokens, tokenizers, positions, the encoder and its decoder."""

@@ -1,0 +1,39 @@
+"""The token set: where the domains become one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """B samples of N tokens of P values.
+
+    ``patches`` float (B, N, P); ``coords`` float (B, N, 4): x, y, z and time in physical units;
+    ``channel`` int64 (B, N): identity; ``valid`` bool (B, N): False tokens must not influence anything;
+    ``grid``: the layout of the N tokens, channels first, e.g. (C, time patches).
+    """
+
+    patches: Tensor
+    coords: Tensor
+    channel: Tensor
+    valid: Tensor
+    grid: tuple[int, ...]
+
+    def take(self, index: Tensor) -> TokenSet:
+        """The tokens at ``index`` int64 (B, n), in that order; the result has no grid."""
+        return TokenSet(gather(self.patches, index), gather(self.coords, index), self.channel.gather(1, index),
+                        self.valid.gather(1, index), (index.shape[1],))
+
+    def to(self, device: torch.device) -> TokenSet:
+        """The same tokens on another device."""
+        return replace(self, patches=self.patches.to(device), coords=self.coords.to(device),
+                       channel=self.channel.to(device), valid=self.valid.to(device))
+
+
+def gather(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``values`` (B, N, D) at ``index`` (B, n): (B, n, D)."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,0 +1,76 @@
+"""Mask sampling: a score per token, then exactly as many hidden tokens as asked.
+
+Constant counts keep every tensor dense. Three ways to hide, mixed within a batch by the recipe's odds:
+
+- spans: runs of time hidden in each channel on its own;
+- gaps: the same runs hidden in all channels, as when the whole device drops out;
+- groups: whole groups of channels. The six limb leads are linear combinations of two of them
+  (III = II - I, aVR = -(I + II) / 2, ...), so one alone would be given away: they go together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.model.tokens import TokenSet
+from toolkit.recipe import MaskTable
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Token indices int64: ``visible`` (B, v) enters the encoder, ``hidden`` (B, h) is to be predicted."""
+
+    visible: Tensor
+    hidden: Tensor
+
+
+def num_visible(tokens: int, ratio: float) -> int:
+    """Visible tokens of ``tokens``, at least one, at most all but one."""
+    return min(max(1, round(tokens * (1 - ratio))), max(1, tokens - 1))
+
+
+class MaskSampler:
+    """Draws masks on the CPU, a pure function of the generator's state and the tokens' layout."""
+
+    def __init__(self, table: MaskTable, identities: tuple[str, ...]) -> None:
+        self.table = table
+        self.odds = torch.tensor([table.spans, table.gaps, table.groups])
+        self.group_of = torch.arange(len(identities) + 1024)  # identity -> group; most are groups of their own
+        for group in table.groups_of_channels:
+            members = [identities.index(name) for name in group if name in identities]
+            self.group_of[members] = min(members) if members else 0
+
+    def sample(self, tokens: TokenSet, generator: torch.Generator) -> Mask:
+        """Split the tokens. Tokens that are not valid come last among the hidden ones."""
+        channels, steps = tokens.grid
+        size = tokens.channel.shape[0]
+        way = torch.multinomial(self.odds, size, replacement=True, generator=generator)
+        apart = self._runs(size, channels, steps, generator)
+        together = self._runs(size, 1, steps, generator).expand(-1, channels, -1)
+        identity = tokens.channel.view(size, channels, steps)[:, :, 0]
+        grouped = self._groups(identity, generator)[:, :, None] + 0.01 * apart
+        score = torch.stack([apart, together, grouped])[way, torch.arange(size)]  # (B, C, T')
+        return split(score.flatten(1), tokens.valid, num_visible(channels * steps, self.table.ratio))
+
+    def _runs(self, size: int, rows: int, steps: int, generator: torch.Generator) -> Tensor:
+        """Noise that is constant over runs of random length: (B, rows, steps), with a little jitter against ties."""
+        low, high = self.table.span_patches
+        length = torch.randint(low, high + 1, (size, 1, 1), generator=generator)
+        shift = torch.randint(0, high, (size, rows, 1), generator=generator)
+        run = (torch.arange(steps) + shift) // length
+        noise = torch.rand((size, rows, steps + high), generator=generator).gather(2, run)
+        return noise + 1e-4 * torch.rand((size, rows, steps), generator=generator)
+
+    def _groups(self, identity: Tensor, generator: torch.Generator) -> Tensor:
+        """One random score per group of channels, identity (B, C) -> (B, C)."""
+        noise = torch.rand((identity.shape[0], len(self.group_of)), generator=generator)
+        return noise.gather(1, self.group_of[identity])
+
+
+def split(score: Tensor, valid: Tensor, visible: int) -> Mask:
+    """Hide the tokens with the highest scores; ties by place. ``score`` and ``valid`` are (B, N)."""
+    order = score.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
+    return Mask(order[:, :visible], order[:, visible:])

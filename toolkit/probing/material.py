@@ -1,0 +1,95 @@
+"""What a probe works on: labelled rows, embeddings at hand, and the ways to compute the other feature matrices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from numpy.typing import NDArray
+
+from toolkit import recipe as recipes
+from toolkit.corpus.inputs import Input, Inputs
+from toolkit.corpus.labels import Labels
+from toolkit.embedding.encoder import Options
+from toolkit.embedding.read import EmbeddingTable
+from toolkit.errors import UsageError
+from toolkit.model.folder import LoadedModel
+from toolkit.probing import features
+from toolkit.probing.features import PerRecording
+from toolkit.probing.handcrafted import FEATURES
+from toolkit.probing.rows import LabelledRows, from_recordings, join_table
+from toolkit.progress import Progress
+from toolkit.recipe import Recipe
+
+
+@dataclass
+class Material:
+    """``ready`` are matrices (N, F) that exist; ``makers`` compute the others from the recordings in ``items``."""
+
+    rows: LabelledRows
+    ready: dict[str, NDArray] = field(default_factory=dict)
+    makers: dict[str, PerRecording] = field(default_factory=dict)
+    items: Mapping[str, Input] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def features(self, *, quiet: bool) -> dict[str, NDArray]:
+        """All matrices, the model's first. Raises ReadError when no recording can be read."""
+        matrices = dict(self.ready)
+        for name, make in self.makers.items():
+            with Progress(f"probe: {name}", len(self.rows.path), "windows", enabled=not quiet) as progress:
+                matrices[name] = features.compute(self.rows, self.items, make, progress)
+        return matrices
+
+
+def from_table(table: EmbeddingTable, labels: Labels, min_overlap: float, device: torch.device, *, baselines: bool) -> Material:
+    """An embedding table. Baselines are added where its recordings, and what made it, are known."""
+    rows = join_table(table, labels, min_overlap)
+    material = Material(rows, {table.metadata.get("toolkit.recipe", "embedding"): table.vectors[rows.source]})
+    if not baselines:
+        return material
+    there = {p: Input(Path(p), Path(p).parent) for p in dict.fromkeys(rows.path) if Path(p).exists()}
+    if len(there) < len(set(rows.path)):
+        material.notes.append("the recordings of this table are not all at hand, so there are no hand-crafted and random-init rows")
+    elif "toolkit.preprocessing" not in table.metadata:
+        material.notes.append("this format does not say which model made the table, so there are no hand-crafted and random-init "
+                              "rows; Parquet and Arrow tables do")
+    else:
+        material.items = there
+        recipe = recipes.build(recipes.parse(table.metadata["toolkit.preprocessing"], where="the table"), where="the table")
+        options = Options(**json.loads(table.metadata["toolkit.options"]))
+        material.makers = _baselines(recipe, options, device, context=False)
+    return material
+
+
+def from_data(gathered: Inputs, loaded: LoadedModel, labels: Labels, options: Options, device: torch.device, *,
+              baselines: bool) -> Material:
+    """Recordings and a model: each labelled interval is embedded within a window of the model's length."""
+    rows = from_recordings(gathered.items, labels, options.window_s)
+    makers = {loaded.recipe.name: features.embedded(loaded.model, loaded.recipe, options, device)}
+    if baselines:
+        short = bool((rows.stop - rows.start).max() < loaded.recipe.data.window_s / 2)
+        makers |= _baselines(loaded.recipe, options, device, context=short)
+    return Material(rows, {}, makers, {str(i.path): i for i in gathered.items})
+
+
+def _baselines(recipe: Recipe, options: Options, device: torch.device, *, context: bool) -> dict[str, PerRecording]:
+    makers: dict[str, PerRecording] = {}
+    if set(recipe.domains) <= set(FEATURES):
+        makers["handcrafted"] = features.handcrafted(recipe.data, context=context)
+    makers["random-init"] = features.random_weights(recipe, options, device)
+    return makers
+
+
+def only_classes(labels: Labels, target: str, classes: str | None) -> Labels:
+    """The label rows of the named classes. Raises UsageError for a class that no row has."""
+    if classes is None:
+        return labels
+    wanted = [c.strip() for c in classes.split(",")]
+    column = labels.column(target, "--target")
+    if unknown := [c for c in wanted if c not in set(column)]:
+        raise UsageError(f"--classes: no row of '{labels.path}' has {target} '{unknown[0]}'; it holds {', '.join(sorted(set(column))[:10])}.")
+    return Labels(labels.path, labels.rows[column.isin(wanted)].reset_index(drop=True))
+

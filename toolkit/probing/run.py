@@ -1,0 +1,131 @@
+"""One ``probe``: labels joined, features computed, the protocol run, a report written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from toolkit import files
+from toolkit.corpus.labels import Labels
+from toolkit.errors import UsageError
+from toolkit.probing.protocol import ProbeResult, encode, infer_task, make_folds, run_probe
+from toolkit.probing.rows import LabelledRows
+from toolkit.progress import Progress
+from toolkit.report.figures import confusion_png, regression_png, scores_png
+from toolkit.report.page import Section, write_page
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the labels: the target column, how rows are grouped and split, which head answers."""
+
+    target: str = "label"
+    task: str = "auto"
+    group: str | None = None
+    split: str | None = None
+    folds: int = 5
+    head: str = "linear"
+    seed: int = 0
+    bootstrap: int = 1000
+
+
+class Probe:
+    """A question about labelled rows. Building it checks labels, groups and splits, before any features are computed.
+
+    Raises UsageError: a column that is not there, one class only, one group only, a group on both sides of a split.
+    """
+
+    def __init__(self, rows: LabelledRows, labels: Labels, question: Question) -> None:
+        self.rows, self.question = rows, question
+        chosen = labels.rows.iloc[rows.label_row]
+        cells = labels.column(question.target, "--target").iloc[rows.label_row].tolist()
+        self.task = infer_task(cells, question.task, question.target)
+        self.y = encode(cells, self.task)
+        self.groups, self.group_name = _groups(rows, labels, question)
+        split = labels.column(question.split, "--split").iloc[rows.label_row].tolist() if question.split else None
+        self.folds, self.split = make_folds(self.groups, self.y, self.task, folds=question.folds, split=split, seed=question.seed,
+                                            group_column=self.group_name, split_column=question.split or "")
+        self.cells, self.num_labels = cells, len(chosen)
+
+    def run(self, features: Mapping[str, NDArray], progress: Progress) -> ProbeResult:
+        """Fit and score every feature matrix (N, F) beside the majority."""
+        fits = max(1, len(features) * len(self.folds))
+        progress.total = fits
+        return run_probe(features, self.y, self.task, self.groups, self.folds, head=self.question.head, seed=self.question.seed,
+                         bootstrap=self.question.bootstrap, progress=lambda done, total, what: progress.update(done, what))
+
+    def document(self, result: ProbeResult) -> dict[str, Any]:
+        """What ``probe --json`` prints and metrics.json holds; the rows of the main metric come first."""
+        rows = sorted(result.rows, key=lambda r: r["metric"] != result.main_metric)
+        return {"task": self.task.kind, "target": self.task.target, "windows": len(self.y), "groups": len(set(self.groups.tolist())),
+                "classes": list(self.task.classes), "class_counts": self._counts(),
+                "split": {**self.split, "group": self.group_name}, "main_metric": result.main_metric, "results": rows,
+                "differences": result.differences, "confusion": {k: v.tolist() for k, v in result.confusion.items()},
+                "warnings": [*self.rows.warnings, *result.warnings]}
+
+    def write(self, result: ProbeResult, document: dict[str, Any], out: Path) -> None:
+        """metrics.json, predictions.parquet, PNGs and report.html into ``out``."""
+        out.mkdir(parents=True, exist_ok=True)
+        images = [scores_png(out / "scores.png", result.rows, result.main_metric)]
+        tested = result.tested
+        for name, predicted in result.predictions.items():
+            if name == "majority":
+                continue
+            if self.task.kind == "regression":
+                images.append(regression_png(out / f"scatter-{name}.png", self.y[tested], predicted[tested], self.task.target))
+            elif self.task.kind != "multilabel":
+                images.append(confusion_png(out / f"confusion-{name}.png", result.confusion[name], self.task.classes, name))
+        self._write_predictions(result, out / "predictions.parquet")
+        write_page(out / "report.html", f"Probe of {self.task.target}", _sections(document, images))
+        files.write_json(out / "metrics.json", document)
+
+    def _counts(self) -> dict[str, int]:
+        if self.task.kind == "regression":
+            return {}
+        if self.task.kind == "multilabel":
+            return {c: int(n) for c, n in zip(self.task.classes, self.y.sum(axis=0), strict=True)}
+        return {c: int((self.y == i).sum()) for i, c in enumerate(self.task.classes)}
+
+    def _write_predictions(self, result: ProbeResult, path: Path) -> None:
+        columns: dict[str, Any] = {"path": self.rows.path, "start": self.rows.start, "stop": self.rows.stop, "label": self.cells,
+                                   "group": self.groups.tolist(), "tested": result.tested}
+        for name, predicted in result.predictions.items():
+            if predicted.ndim == 1:
+                columns[name] = predicted
+            else:
+                columns |= {f"{name}:{c}": predicted[:, i] for i, c in enumerate(self.task.classes)}
+        with files.atomic(path) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+
+
+def _groups(rows: LabelledRows, labels: Labels, question: Question) -> tuple[NDArray[np.str_], str]:
+    """The group of each row: the asked column, else the subject by the labels or the recordings, else the recording."""
+    if question.group is not None or "subject" in labels.rows.columns:
+        name = question.group or "subject"
+        return np.array(labels.column(name, "--group").iloc[rows.label_row].tolist()), name
+    if all(rows.subject):
+        return np.array(rows.subject), "subject"
+    return np.array(rows.path), "path"
+
+
+def _sections(document: dict[str, Any], images: list[Path]) -> list[Section]:
+    metric = document["main_metric"]
+    shown = [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()} for row in document["results"]]
+    split = document["split"]
+    text = [f"{document['windows']} windows of {document['groups']} groups by {split['group']}; split by {split['kind']} in "
+            f"{split['folds']} folds, no group on two sides. Intervals are 95 % bootstrap over groups.",
+            f"Labels: {', '.join(f'{c} {n}' for c, n in document['class_counts'].items()) or document['target']}."]
+    return [Section(f"Scores ({metric})", text, [r for r in shown if r["metric"] == metric], images[:1]),
+            Section("Differences", ["The model's score minus each baseline's, over the same resamples."],
+                    [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in d.items()} for d in document["differences"]]),
+            Section("Predictions", images=images[1:]), Section("All metrics", table=shown),
+            Section("Warnings", document["warnings"] or ["None."])]
+
+

@@ -1,0 +1,62 @@
+"""run.json: what was run, on what, with what, and how it went."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from toolkit import __version__, files, machine
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "wfdb")
+
+
+class RunRecord:
+    """Collects the facts of one command; :meth:`write` puts them beside its output."""
+
+    def __init__(self, command: str) -> None:
+        self.began = time.monotonic()
+        self.facts: dict[str, Any] = {
+            "command": command, "argv": sys.argv, "toolkit": __version__, "python": platform.python_version(),
+            "packages": _versions(), "machine": {"platform": platform.platform(), "cores": machine.available_cores()},
+            "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+
+    def add(self, **facts: Any) -> None:
+        """Add or replace facts."""
+        self.facts.update(facts)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self.began
+
+    def write(self, path: Path, *, exit_code: int) -> None:
+        """Write the record atomically."""
+        self.add(seconds=round(self.seconds, 3), peak_memory_mb=round(machine.peak_memory_mb(), 1), exit=exit_code)
+        files.write_json(path, self.facts)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def manifest_hash(paths: Iterable[Path]) -> str:
+    """Hash of (path, size, mtime) of every input file, first 16 hex digits of SHA-256."""
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Damage, repair, metrics and classical baselines."""

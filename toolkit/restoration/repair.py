@@ -1,0 +1,187 @@
+"""Repair of damaged spans from everything that is visible around them.
+
+The model predicts hidden patches on its own grid from the visible ones; limb leads are computed from
+two visible ones where the recording obeys the limb-lead identities. Predictions are brought to the
+channel's own grid and joined to the visible samples without a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+from readers.schema import Patch, Recording, Sample, Window
+from toolkit.corpus import windows
+from toolkit.corpus.batches import collate
+from toolkit.model.folder import LoadedModel
+from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.objective.masks import split
+from toolkit.restoration import limb
+from toolkit.restoration.spans import Span, native_length
+
+Float64 = NDArray[np.float64]
+EDGE_S = 0.04  # visible time beside a span on which the prediction is joined to the signal
+CONTEXT_S = 1.0  # spans closer than this are repaired in the same windows
+FADE_S = 0.5  # time in which the correction at an edge decays to half a span's length at most
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """New physical values (float64) of one span, how they were made, and the visible mean of the channel."""
+
+    span: Span
+    values: Float64
+    method: str
+    level: float
+
+
+class Repairer:
+    """Repairs recordings with one model, with the preprocessing the model was trained on."""
+
+    def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
+        self.model = loaded.model.to(device).eval()
+        self.recipe, self.device = loaded.recipe, device
+        self.tokenizer = SignalPatches(loaded.recipe)
+        self.rate = loaded.recipe.data.rate_hz
+
+    def repair(self, recording: Recording, spans: Sequence[Span]) -> Iterator[Repaired]:
+        """Repair merged spans of channels the model reads, region by region. Raises ReadError."""
+        channels = windows.channels_for(recording, self.recipe.data)
+        levels = visible_levels(recording, spans)
+        for region in regions(recording, spans):
+            predicted = self._predict(recording, channels, region, levels)
+            for span in region:
+                made, method = limb.derive(recording, span, region), "limb-lead identity"
+                if made is None:
+                    made, method = self._join(recording, span, *predicted[span.channel]), "model"
+                yield Repaired(span, made, method, levels[span.channel])
+
+    def _predict(self, recording: Recording, channels: Sequence[int], region: Sequence[Span],
+                 levels: dict[int, float]) -> dict[int, tuple[Float64, Float64]]:
+        """Predictions around the region for each of its channels: times in s and physical values, on the model's grid."""
+        low, high = _bounds(recording, region)
+        edge = round(2 * EDGE_S * self.rate)
+        first, last = int(low * self.rate) - edge, int(np.ceil(high * self.rate)) + edge
+        total = np.zeros((len(channels), last - first))
+        weight = np.zeros(last - first)
+        for window in self._windows(first, last):
+            values = self._window(recording, channels, region, levels, window)
+            fade = np.minimum(np.arange(1, self.recipe.window_samples + 1), np.arange(self.recipe.window_samples, 0, -1))
+            a, b = max(first, window.start), min(last, window.stop)
+            total[:, a - first:b - first] += (values * fade)[:, a - window.start:b - window.start]
+            weight[a - first:b - first] += fade[a - window.start:b - window.start]
+        times = np.arange(first, last) / self.rate
+        return {c: (times, total[i] / weight) for i, c in enumerate(channels)}
+
+    def _windows(self, first: int, last: int) -> list[Window]:
+        """Windows over first..last: one around a short region, half overlapping ones over a long one."""
+        size = self.recipe.window_samples
+        if last - first <= size // 2:
+            start = (first + last - size) // 2
+            return [Window(start, start + size)]
+        begins = range(first - size // 4, last - size // 4, size // 2)
+        return [Window(b, b + size) for b in begins]
+
+    @torch.inference_mode()
+    def _window(self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float],
+                window: Window) -> Float64:
+        """One window with the region hidden: the model's prediction of every patch that is not visible, (C, T) physical."""
+        sample = recording.read(window.start, window.stop, rate_hz=self.rate, channels=channels)
+        sample = hide(sample, recording, channels, region)
+        scaling = windows.fit_scaling(sample, self.recipe.data.scaling)
+        unseen = ~sample.valid.any(axis=1)
+        scaling.offset[unseen] = [levels.get(c, 0.0) for c, u in zip(channels, unseen, strict=True) if u]
+        values = np.where(sample.valid, scaling.apply(sample.values), np.float32(0))
+        scaled = windows.Scaled(values, sample.valid, sample.channels, scaling, sample.window)
+        tokens = self.tokenizer.tokenize(collate([scaled]))
+        seen = max(1, int(tokens.valid.sum()))
+        mask = split(torch.zeros(tokens.valid.shape), tokens.valid, seen)
+        patches = tokens.patches.clone()
+        if mask.hidden.shape[1]:
+            on = tokens.to(self.device)
+            predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
+            patches[0, mask.hidden[0]] = predicted[0]
+        return scaling.invert(self.tokenizer.untokenize(patches, tokens.grid)[0].numpy())
+
+    def _join(self, recording: Recording, span: Span, times: Float64, predicted: Float64) -> Float64:
+        """The prediction at the span's own samples, corrected so that it meets the visible signal at both edges."""
+        rate = recording.channels[span.channel].rate_hz or self.rate
+        curve = CubicSpline(times, predicted)
+        inside = np.arange(span.start, span.stop) / rate
+        before, after = (self._residual(recording, span, curve, rate, side) for side in ("before", "after"))
+        decay = min(FADE_S, (span.stop - span.start) / rate / 2)
+        correction = (before * np.exp(-(inside - inside[0]) / decay) + after * np.exp((inside - inside[-1]) / decay))
+        return curve(inside) + correction
+
+    def _residual(self, recording: Recording, span: Span, curve: CubicSpline, rate: float, side: str) -> float:
+        """Mean of signal minus prediction over the visible samples beside an edge; 0 where there are none."""
+        width = max(1, round(EDGE_S * rate))
+        first = span.start - width if side == "before" else span.stop
+        first, last = max(0, first), min(native_length(recording, span.channel), first + width)
+        if last <= first:
+            return 0.0
+        sample = recording.read(first, last, rate_hz=rate, channels=[span.channel])
+        valid = sample.valid[0]
+        if not valid.any():
+            return 0.0
+        return float((sample.values[0][valid] - curve(np.arange(first, last)[valid] / rate)).mean())
+
+
+def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
+    """Spans that lie within a second of one another, in order of time."""
+    def seconds(span: Span) -> tuple[float, float]:
+        rate = recording.channels[span.channel].rate_hz or 1.0
+        return span.start / rate, span.stop / rate
+
+    grouped: list[list[Span]] = []
+    reach = -np.inf
+    for span in sorted(spans, key=seconds):
+        start, stop = seconds(span)
+        if grouped and start < reach + CONTEXT_S:
+            grouped[-1].append(span)
+        else:
+            grouped.append([span])
+        reach = max(reach, stop)
+    return grouped
+
+
+def _bounds(recording: Recording, region: Sequence[Span]) -> tuple[float, float]:
+    rates = [recording.channels[s.channel].rate_hz or 1.0 for s in region]
+    return min(s.start / r for s, r in zip(region, rates, strict=True)), max(s.stop / r for s, r in zip(region, rates, strict=True))
+
+
+def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: Sequence[Span]) -> Sample:
+    """The sample with the region's samples not valid, and those beside it that the resampling filter mixed with them."""
+    valid = sample.valid.copy()
+    for span in region:
+        rate = recording.channels[span.channel].rate_hz or sample.rate_hz
+        margin = 0.0 if rate == sample.rate_hz else EDGE_S * max(1.0, 250.0 / min(rate, sample.rate_hz))
+        low, high = span.start / rate - margin, (span.stop - 1) / rate + margin
+        valid[channels.index(span.channel), (sample.time_s >= low - 1e-9) & (sample.time_s <= high + 1e-9)] = False
+    return Sample(np.where(valid, sample.values, np.float32(0)), valid, sample.time_s, sample.rate_hz, sample.channels, sample.window)
+
+
+def visible_levels(recording: Recording, spans: Sequence[Span]) -> dict[int, float]:
+    """Mean of each damaged channel over up to a minute of visible samples around its first span; 0 where all is hidden."""
+    levels: dict[int, float] = {}
+    for channel in {s.channel for s in spans}:
+        rate = recording.channels[channel].rate_hz or 1.0
+        mine = [s for s in spans if s.channel == channel]
+        length, reach = native_length(recording, channel), round(60 * rate)
+        first = max(0, min(mine[0].start - reach // 2, length - reach))
+        sample = recording.read(first, min(length, first + reach), rate_hz=rate, channels=[channel])
+        visible = sample.valid[0].copy()
+        for span in mine:
+            visible[max(0, span.start - first):max(0, span.stop - first)] = False
+        levels[channel] = float(sample.values[0][visible].mean()) if visible.any() else 0.0
+    return levels
+
+
+def as_patches(repaired: Sequence[Repaired]) -> list[Patch]:
+    """What the writer takes."""
+    return [Patch(r.span.channel, np.arange(r.span.start, r.span.stop), r.values) for r in repaired]

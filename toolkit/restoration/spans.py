@@ -1,0 +1,112 @@
+"""Damaged spans: which samples of which channel are to be repaired, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from readers.schema import Recording
+from toolkit.errors import UsageError, did_you_mean
+
+FLAT_S = 1.0  # a stored value that does not move for this long is a lead that is off
+BLOCK_S = 60.0  # seconds read at once when looking for damage
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Samples start..stop (exclusive) of one channel's own grid, and why they are to be repaired."""
+
+    channel: int
+    start: int
+    stop: int
+    why: str = "asked"
+
+
+def native_length(recording: Recording, channel: int) -> int:
+    """Samples of a channel on its own grid."""
+    rate, duration = recording.channels[channel].rate_hz, recording.axes.duration_s
+    return round((rate or 0.0) * (duration or 0.0))
+
+
+def whole_channels(recording: Recording, names: Sequence[str]) -> list[Span]:
+    """The whole of each named channel (as in the file, or canonical). Raises UsageError for an unknown name."""
+    spans = []
+    for name in names:
+        found = [i for i, c in enumerate(recording.channels) if name in (c.name, c.canonical)]
+        if not found:
+            known = [c.name for c in recording.channels]
+            raise UsageError(f"'{recording.path.name}' has no channel '{name}'. {did_you_mean(name, known)}")
+        spans += [Span(i, 0, native_length(recording, i), "asked") for i in found]
+    return spans
+
+
+def from_table(table: pd.DataFrame, recording: Recording, channels: Sequence[int]) -> list[Span]:
+    """Rows with start, stop in seconds and an optional channel; without one, all of ``channels``. Raises UsageError."""
+    spans = []
+    for row in table.to_dict("records"):
+        name = str(row.get("channel") or "")
+        hit = channels if name in ("", "nan") else [s.channel for s in whole_channels(recording, [name])]
+        spans += [clip(recording, i, float(row["start"]), float(row["stop"]), "asked") for i in hit]
+    return [s for s in spans if s.stop > s.start]
+
+
+def clip(recording: Recording, channel: int, start_s: float, stop_s: float, why: str) -> Span:
+    """Seconds to a span inside the recording."""
+    rate = recording.channels[channel].rate_hz or 0.0
+    length = native_length(recording, channel)
+    return Span(channel, min(max(round(start_s * rate), 0), length), min(max(round(stop_s * rate), 0), length), why)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A --spans CSV: path, start, stop and optional channel. Raises UsageError."""
+    try:
+        table = pd.read_csv(path, dtype={"path": str, "channel": str})
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"Spans '{path}' cannot be read: {problem}.") from None
+    if missing := [c for c in ("path", "start", "stop") if c not in table.columns]:
+        raise UsageError(f"Spans '{path}' have no column '{missing[0]}'; the columns are {', '.join(table.columns)}.")
+    for name in ("start", "stop"):
+        if (bad := pd.to_numeric(table[name], errors="coerce").isna()).any():
+            row = int(np.flatnonzero(bad)[0])
+            raise UsageError(f"Spans '{path}', row {row + 2}: {name} is '{table[name].iloc[row]}', expected seconds.")
+    return table
+
+
+def detect(recording: Recording, channels: Sequence[int]) -> list[Span]:
+    """Samples the file marks invalid, and flat lines of a second or longer. Reads the recording in blocks."""
+    return [span for channel in channels for span in merge(_detect_channel(recording, channel))]
+
+
+def _detect_channel(recording: Recording, channel: int) -> Iterator[Span]:
+    rate = recording.channels[channel].rate_hz or 0.0
+    length, block, flat = native_length(recording, channel), round(BLOCK_S * rate), round(FLAT_S * rate)
+    for first in range(0, length, block):
+        # Blocks overlap by the shortest flat run, so that one across a border is still seen.
+        sample = recording.read(first, min(length, first + block + flat), rate_hz=rate, channels=[channel])
+        values, valid = sample.values[0], sample.valid[0]
+        yield from (Span(channel, first + a, first + b, "invalid") for a, b in runs(~valid))
+        still = np.concatenate([[False], (values[1:] == values[:-1]) & valid[1:] & valid[:-1]])
+        yield from (Span(channel, first + a - 1, first + b, "flat") for a, b in runs(still) if b - a >= flat - 1)
+
+
+def runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and stop of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def merge(spans: Iterable[Span]) -> list[Span]:
+    """Spans in order, with those of one channel that touch or overlap made one."""
+    merged: list[Span] = []
+    for span in sorted(spans):
+        last = merged[-1] if merged else None
+        if last and last.channel == span.channel and span.start <= last.stop:
+            merged[-1] = Span(span.channel, last.start, max(last.stop, span.stop), last.why)
+        elif span.stop > span.start:
+            merged.append(span)
+    return merged

@@ -1,0 +1,1 @@
+"""One loop: schedule, optimizer, checkpoints, progress."""

@@ -1,0 +1,87 @@
+"""One pretraining run: its folder, its record, and the loop in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from toolkit import files, machine
+from toolkit import recipe as recipes
+from toolkit.corpus.batches import BatchSampler, Source
+from toolkit.corpus.inputs import Failure
+from toolkit.corpus.sources import channel_counts
+from toolkit.errors import ToolkitError, UsageError
+from toolkit.interrupts import StopSignals
+from toolkit.model import autoencoder, folder
+from toolkit.progress import Progress
+from toolkit.recipe import Recipe
+from toolkit.record import RunRecord, manifest_hash
+from toolkit.report.figures import loss_png
+from toolkit.training.loop import Trainer, read_metrics
+
+INPUTS = "inputs.txt"
+
+
+class Job:
+    """A run in the folder ``out``: :meth:`prepare` checks and creates, :meth:`run` trains."""
+
+    def __init__(self, recipe: Recipe, sources: list[Source], failures: list[Failure], out: Path, *,
+                 device: torch.device, bf16: bool, workers: int) -> None:
+        self.recipe, self.sources, self.failures, self.out = recipe, sources, failures, out
+        self.device, self.bf16, self.workers = device, bf16, workers
+        self.inputs = manifest_hash(f for s in sources for f in s.recording.files)
+        self.record = RunRecord("pretrain")
+
+    def prepare(self, *, init: Path | None, resume: bool, overwrite: bool) -> None:
+        """Build the model and the run folder, or take up the run that is there. Raises UsageError before any work."""
+        model = autoencoder.build(self.recipe)
+        if init is not None:
+            weights = init if init.is_file() else init / folder.WEIGHTS
+            folder.fill(model, folder.read_weights(weights, init), weights)
+        if resume and (self.out / folder.RECIPE).exists():
+            self._check_same_run()
+        else:
+            files.claim_output(self.out, overwrite=overwrite, what="Run folder")
+            files.write_text(self.out / INPUTS, self.inputs + "\n")
+            files.write_text(self.out / folder.RECIPE, recipes.to_toml(self.recipe))
+        self.trainer = Trainer(self.recipe, model, BatchSampler(self.sources, self.recipe), self.out,
+                               device=self.device, bf16=self.bf16, workers=self.workers, inputs=self.inputs)
+        done = self.trainer.resume() if resume else 0
+        parameters = sum(p.numel() for p in model.parameters())
+        self.headline = (f"{self.recipe.name} ({self.recipe.size}, {parameters / 1e6:.2f} M parameters) on {len(self.sources)} "
+                         f"recordings, steps {done} to {self.recipe.training.steps}, {self.device}")
+        self.record.add(recipe=self.recipe.model_dump(mode="json"), recipe_hash=recipes.fingerprint(self.recipe),
+                        device=str(self.device), bf16=self.bf16, seed=self.recipe.training.seed, inputs=len(self.sources),
+                        input_hash=self.inputs, channels=channel_counts(self.sources), parameters=parameters,
+                        failures=[f.__dict__ for f in self.failures], init=str(init) if init else None)
+
+    def run(self, progress: Progress, stop: StopSignals) -> dict[str, Any]:
+        """Train to the end and return the facts of ``pretrain --json``. Raises ToolkitError, Interrupted."""
+        try:
+            summary = self.trainer.train(progress, stop)
+        except ToolkitError as problem:
+            self.record.add(error=str(problem))
+            self.record.write(self.out / folder.RUN, exit_code=problem.exit_code)
+            raise
+        rows = read_metrics(self.out)
+        loss_png(self.out / "loss.png", np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows]), summary.trivial)
+        facts = {"run": str(self.out), "steps": summary.steps, "loss": summary.loss, "loss_trivial": summary.trivial,
+                 "samples_per_s": summary.samples_per_s, "peak_memory_mb": machine.peak_memory_mb(), "seconds": summary.seconds}
+        self.record.add(model_hash=files.sha256(self.out / folder.WEIGHTS), **facts)
+        self.record.write(self.out / folder.RUN, exit_code=3 if self.failures else 0)
+        return facts
+
+    def _check_same_run(self) -> None:
+        before = folder.read_recipe(self.out, self.out)
+        begun = (self.out / INPUTS).read_text(encoding="utf-8").strip()
+        if before != self.recipe:
+            pairs = zip(recipes.to_toml(before).splitlines(), recipes.to_toml(self.recipe).splitlines(), strict=False)
+            old, new = next(pair for pair in pairs if pair[0] != pair[1])
+            raise UsageError(f"'{self.out}' was begun with another recipe: there '{old}', now '{new}'. --resume continues the same "
+                             "run only; start a new one from these weights with --init.")
+        if begun != self.inputs:
+            raise UsageError(f"'{self.out}' was begun on other data (input hash {begun}, now {self.inputs}). --resume continues "
+                             "the same run only; start a new one from these weights with --init.")
