@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ToolkitError, UsageError
+
+MARKS = ("run.json", "recipe.toml", "metrics.json", "plan.json")  # one of them lies in every folder that a command writes
 
 
 @contextmanager
@@ -31,13 +33,14 @@ def atomic(path: Path) -> Iterator[Path]:
         raise ToolkitError(f"'{path}' could not be written: {problem.strerror or problem}. Nothing that was there "
                            "before is changed. Free space or choose another place, then run again.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is nothing to remove where nothing could be made
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be any bytes
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -51,16 +54,34 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
-def claim_output(path: Path, *, overwrite: bool, what: str) -> None:
-    """Refuse an output that exists (UsageError), or remove it with --overwrite; check that it can be written."""
-    if path.exists() and (path.is_file() or any(path.iterdir())):
+def check_file(path: Path, *, overwrite: bool, what: str) -> None:
+    """Refuse an output file that exists, unless it may be overwritten, or that cannot be written. Raises UsageError."""
+    if path.is_dir():
+        raise UsageError(f"{what} '{path}' is a folder, expected a file to write.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{what} '{path}' exists. Choose another --out, or pass --overwrite to replace it.")
+    check_writable(path)
+
+
+def check_folder(path: Path, *, overwrite: bool, what: str) -> None:
+    """Refuse an output folder that holds something, unless it is of our making and may be overwritten. Raises UsageError."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{what} '{path}' is a file, expected a folder to write.")
+    if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise UsageError(f"{what} '{path}' exists. Choose another --out, or pass --overwrite to replace it.")
-        if path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
+        if not any((path / mark).exists() for mark in MARKS):
+            raise UsageError(f"{what} '{path}' holds none of {', '.join(MARKS)}, so it was not written by this program and "
+                             "--overwrite does not remove it. Choose another --out.")
     check_writable(path)
+
+
+def claim_output(path: Path, *, overwrite: bool, what: str) -> None:
+    """Check an output folder; with --overwrite remove what is there. Raises UsageError."""
+    check_folder(path, overwrite=overwrite, what=what)
+    if path.is_dir() and overwrite:
+        shutil.rmtree(path.resolve())
+        path.resolve().mkdir()  # what a link points to stays a folder
 
 
 def check_writable(path: Path) -> None:

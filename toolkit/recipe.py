@@ -21,12 +21,14 @@ from toolkit.errors import UsageError, did_you_mean
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Periods = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class Table(BaseModel):
     """A strict TOML table: unknown keys and wrong types are errors; frozen once built."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -43,12 +45,16 @@ def _as_tuple(value: Any) -> Any:
 
 
 class DataTable(Table):
-    """Which samples the model sees: channel kinds, the grid they are brought to, and their scaling."""
+    """Which samples the model sees: channel kinds, the grid they are brought to, and their scaling.
+
+    ``most_channels`` is how many channels of a recording a training sample takes; embedding takes all.
+    """
 
     kinds: tuple[str, ...]
     rate_hz: PositiveFloat
     window_s: PositiveFloat
     scaling: Literal["kind", "channel"] = "kind"
+    most_channels: Positive = 16
 
 
 class TokenizerTable(Table):
@@ -63,8 +69,8 @@ class PositionTable(Table):
     """Longest and shortest period of the position code on each axis (x, y, z, t), in the axis's unit."""
 
     bands: Positive = 8
-    longest: tuple[float, float, float, float]
-    shortest: tuple[float, float, float, float]
+    longest: Periods
+    shortest: Periods
     rotary: bool = True
 
 
@@ -111,7 +117,7 @@ class OptimizerTable(Table):
     learning_rate: PositiveFloat
     final_share: Share = 0.01
     warmup_share: Share = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: PositiveFloat = 1.0
 
@@ -121,7 +127,7 @@ class TrainingTable(Table):
 
     steps: Positive
     batch_size: Positive
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     log_every: Positive = 10
     checkpoint_every: Positive = 200
 
@@ -155,6 +161,9 @@ class Recipe(Table):
         for which, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if part.head_width % 2:
                 raise ValueError(f"{which}.head_width: {part.head_width} is odd; rotary positions turn pairs")
+        if not -self.encoder.depth - 1 <= self.embedding.layer <= -1:
+            raise ValueError(f"embedding.layer: got {self.embedding.layer}, expected -1 (the last) to {-self.encoder.depth - 1} "
+                             f"(before the first of {self.encoder.depth} blocks)")
         low, high = self.mask.span_patches
         if not 1 <= low <= high:
             raise ValueError(f"mask.span_patches: got [{low}, {high}], expected 1 <= shortest <= longest")
@@ -211,10 +220,14 @@ def resolve(name_or_file: str, *, size: str | None = None, settings: Sequence[st
         if not isinstance(sizes, dict) or size not in sizes:
             known = list(sizes) if isinstance(sizes, dict) else [table["size"]]
             raise UsageError(f"Recipe '{name_or_file}' has no size '{size}'. {did_you_mean(size, known)}")
+        if not isinstance(sizes[size], dict):
+            raise UsageError(f"Recipe '{name_or_file}': size.{size} is {sizes[size]!r}, expected a table.")
         _merge(table, sizes[size])
         table["size"] = size
     for setting in settings:
         key, value = _parse_setting(setting)
+        if key == "size":
+            raise UsageError(f"--set {setting} would only change the name of the size. Choose one with --size {value}.")
         _set(table, key, value, f"--set {setting}")
     for key, value in (flags or {}).items():
         if value is not None:
@@ -300,7 +313,8 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _value(value: Any) -> str:
-    return json.dumps(value)  # strings, numbers, booleans and nested lists read the same in TOML
+    # Strings, numbers, booleans and nested lists read the same in TOML; it wants DEL escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -10,9 +10,13 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import __version__, files, machine
+from toolkit import recipe as recipes
+
+if TYPE_CHECKING:
+    from toolkit.model.folder import LoadedModel
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pyarrow", "safetensors", "wfdb")
 
@@ -31,6 +35,11 @@ class RunRecord:
     def add(self, **facts: Any) -> None:
         """Add or replace facts."""
         self.facts.update(facts)
+
+    def add_model(self, loaded: LoadedModel) -> None:
+        """Add the model that was used and the recipe it replays."""
+        self.add(model=str(loaded.path), model_hash=loaded.hash, recipe=loaded.recipe.model_dump(mode="json"),
+                 recipe_hash=recipes.fingerprint(loaded.recipe))
 
     @property
     def seconds(self) -> float:
@@ -54,9 +63,13 @@ def _versions() -> dict[str, str]:
 
 
 def manifest_hash(paths: Iterable[Path]) -> str:
-    """Hash of (path, size, mtime) of every input file, first 16 hex digits of SHA-256."""
+    """Hash of (path, size, mtime) of every input file, first 16 hex digits of SHA-256; a missing file counts by its path."""
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            status = path.stat()
+            known = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            known = "missing"
+        digest.update(f"{path}\0{known}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -33,7 +34,9 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     """Masked pretraining, embeddings, honest probes and restoration for a folder of your own recordings.
 
     Start with: toolkit demo
@@ -42,4 +45,7 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 
 def main() -> None:
     """Run the program."""
+    # Threads that wait must sleep: spinning ones starve every other process on the cores, ours included.
+    # The OpenMP library reads this when it is loaded, which is why it is set before any torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

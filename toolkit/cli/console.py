@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -72,24 +73,31 @@ def reports(command: Callable[P, int | None]) -> Callable[P, None]:
             code = command(*args, **kwargs) or 0
             sys.stdout.flush()
         except ToolkitError as problem:
-            if kwargs.get("debug"):
-                raise
+            _trace(kwargs)
             code = _fail(str(problem), problem.exit_code)
         except KeyboardInterrupt:
             code = _fail("Stopped by SIGINT.", 130)
         except BrokenPipeError:  # the reader of our pipe left; what Unix tools answer with SIGPIPE
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 141
+        except OSError as problem:
+            _trace(kwargs)
+            where = f"'{problem.filename}': " if problem.filename else ""
+            code = _fail(f"{where}{problem.strerror or problem}.", 1)
         except Exception as problem:
-            if kwargs.get("debug"):
-                raise
+            _trace(kwargs)
             code = _fail(f"Unexpected {type(problem).__name__}: {problem}. This is a defect; --debug shows where.", 1)
         raise typer.Exit(code)
 
     return run
 
 
+def _trace(options: Mapping[str, Any]) -> None:
+    if options.get("debug"):
+        traceback.print_exc()
+
+
 def _fail(message: str, code: int) -> int:
-    width = min(os.get_terminal_size(2).columns, 120) if sys.stderr.isatty() else 10_000
+    width = min(os.get_terminal_size(2).columns or 80, 120) if sys.stderr.isatty() else 10_000  # a terminal may say 0
     say(textwrap.fill(f"Error: {message}", width, break_long_words=False, break_on_hyphens=False))
     return code

@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from toolkit.cli.console import Debug, reports
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.console import Debug, Overwrite, put, reports, say
+
+DOMAINS = ("cardiac",)
+STEPS = 150
 
 
 @reports
-def demo(debug: Debug = False) -> int:
-    """Placeholder."""
+def demo(
+    domain: Annotated[str, typer.Argument(help="Which recordings to generate: cardiac.")] = "cardiac",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recordings and results.")] = Path("toolkit-demo"),
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = STEPS,
+    subjects: Annotated[int, typer.Option("--subjects", help="Synthetic subjects, three recordings each.", min=3)] = 8,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> int:
+    """Generate recordings in a real format, then pretrain, embed, probe and restore them; about two minutes on two cores.
+
+    Example: toolkit demo --out toolkit-demo
+
+    The commands are shown as they run; type them on your own folder. Prints where the table, the scores and the pictures lie.
+    """
+    from toolkit import files
+    from toolkit.demo.cardiac import generate
+    from toolkit.errors import UsageError, did_you_mean
+
+    if domain not in DOMAINS:
+        raise UsageError(f"There is no demo '{domain}'. {did_you_mean(domain, DOMAINS)}")
+    files.claim_output(out, overwrite=overwrite, what="Demo folder")
+    data, run, table = out / "recordings", out / "run", out / "embeddings.parquet"
+    say(f"Generating ECG and PPG of {subjects} synthetic subjects in '{data}' (WFDB).")
+    labels = generate(data, subjects=subjects)
+    _toolkit("pretrain", data, "--recipe", "csfm", "--size", "tiny", "--steps", steps, "--out", run)
+    _toolkit("embed", data, "--model", run, "--out", table)
+    _toolkit("probe", table, "--labels", labels, "--group", "subject", "--out", out / "probe")
+    _toolkit("restore", data / "s01_sinus.hea", data / "s03_ectopic.hea", "--model", run, "--damage", "block:0.15", "--out", out / "restored")
+    for what, path in (("embeddings", table), ("scores", out / "probe/metrics.json"), ("report", out / "probe/report.html"),
+                       ("loss curve", run / "loss.png"), ("before and after", out / "restored/s01_sinus.restored.png")):
+        put(f"{what:17} {path}")
     return 0
+
+
+def _toolkit(*words: object) -> None:
+    """Run one command of this program, shown as the user would type it. Raises ToolkitError when it fails."""
+    from toolkit.cli.app import app
+    from toolkit.errors import ToolkitError
+
+    line = shlex.join(["toolkit", *map(str, words)])
+    say(f"\n$ {line}")
+    code = app([str(w) for w in words], standalone_mode=False)
+    if code:
+        raise ToolkitError(f"`{line}` exited {code}.")

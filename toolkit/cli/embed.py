@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from toolkit.embedding.encoder import Options
     from toolkit.embedding.run import Outcome
     from toolkit.model.folder import LoadedModel
+    from toolkit.record import RunRecord
+
+KEYS = ("out", "rows", "dim", "failures", "samples_per_s", "peak_memory_mb", "rank")
 
 
 @reports
@@ -36,12 +41,16 @@ def embed(
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Table to write (.parquet .arrow .csv .jsonl .npy), or - for stdout.")],
     level: Annotated[str, typer.Option("--level", help="A row is a window, a recording or a token.")] = "window",
-    format_: Annotated[str | None, typer.Option("--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")] = None,
+    format_: Annotated[str | None, typer.Option(
+        "--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")] = None,
     window: Annotated[float | None, typer.Option("--window", help="Seconds a window (default: the recipe's).", min=0.01)] = None,
-    stride: Annotated[float | None, typer.Option("--stride", help="Seconds between window starts (default: --window).", min=0.01)] = None,
-    layer: Annotated[int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)] = None,
+    stride: Annotated[float | None, typer.Option(
+        "--stride", help="Seconds between window starts (default: --window).", min=0.01)] = None,
+    layer: Annotated[int | None, typer.Option(
+        "--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)] = None,
     pool: Annotated[str | None, typer.Option("--pool", help="mean, max or meanstd over tokens (default: the recipe's).")] = None,
-    shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")] = None,
+    shard: Annotated[str | None, typer.Option(
+        "--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")] = None,
     batch_size: Annotated[str, typer.Option("--batch-size", help="Windows through the encoder at once, or auto.")] = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -63,24 +72,34 @@ def embed(
     from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
+    from toolkit.errors import UsageError
     from toolkit.model import folder
     from toolkit.record import RunRecord
 
     record = RunRecord("embed")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other.")
     kind = _format(out, format_)
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
     items = _shard(list(gathered.items), shard)
     loaded = folder.load(model)
     options = options_for(loaded, level, window, stride, layer, pool, batch_size)
+    plan: dict[str, object] = {"model": loaded.hash, "options": options.__dict__, "format": kind,
+                               "inputs": [str(i.path) for i in items]}
+    if resume and (finished := _finished(out, plan)):
+        say(f"'{out}' is complete; nothing was done.", quiet=quiet)
+        if json_:
+            put_json({key: finished[key] for key in KEYS})
+        return int(finished["exit"])
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
-    outcome, notes = _embed(items, loaded, options, out, kind, device=device, precision=precision, resume=resume,
+    outcome, notes = _embed(items, loaded, options, out, kind, plan, device=device, precision=precision, resume=resume,
                             overwrite=overwrite, quiet=quiet)
     for line in notes.lines(every_file=verbose):
         warn(line, quiet=quiet)
     for failure in outcome.failures:
         warn(f"{failure.path} gave no rows: {failure.reason}.", quiet=quiet)
     code = 3 if outcome.failures else 0
-    _finish(outcome, loaded, options, items, out, record, code, json_=json_, quiet=quiet)
+    _finish(outcome, loaded, plan, items, out, record, code, json_=json_, quiet=quiet)
     return code
 
 
@@ -93,6 +112,9 @@ def _format(out: str, asked: str | None) -> str:
         raise UsageError(f"'{out}' does not say its format. End it in {', '.join(FORMATS)}, or pass --format.")
     if kind not in WRITERS:
         raise UsageError(f"There is no format '{kind}'. {did_you_mean(kind, WRITERS)}")
+    if out == "-" and kind not in ("csv", "jsonl") and sys.stdout.isatty():
+        raise UsageError(f"--out - would write {kind}, which is binary, to a terminal. Send it into a pipe or a file, or pass "
+                         "--format csv or jsonl.")
     return kind
 
 
@@ -126,15 +148,45 @@ def options_for(loaded: LoadedModel, level: str, window: float | None, stride: f
     if level not in ("window", "recording", "token"):
         raise UsageError(f"--level is window, recording or token, got '{level}'.")
     if layer < -recipe.encoder.depth - 1:
-        raise UsageError(f"--layer {layer} is below the first of {recipe.encoder.depth} blocks; the lowest is {-recipe.encoder.depth - 1}.")
+        raise UsageError(f"--layer {layer} is below the first of {recipe.encoder.depth} blocks; the lowest is "
+                         f"{-recipe.encoder.depth - 1}.")
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f"--batch-size takes a number of windows or auto, got '{batch_size}'.")
     seconds = window or recipe.data.window_s
     return Options(level, seconds, stride or seconds, layer, pool, DEFAULT_BATCH if batch_size == "auto" else int(batch_size))
 
 
-def _embed(items: list[Input], loaded: LoadedModel, options: Options, out: str, kind: str, *, device: str, precision: str,
-           resume: bool, overwrite: bool, quiet: bool) -> tuple[Outcome, Any]:
+def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:
+    """The record of a finished output that came from the same plan; None where there is work left.
+
+    Raises UsageError for an output of another model, other options or other inputs.
+    """
+    import json
+
+    from toolkit.embedding import journal
+    from toolkit.errors import UsageError
+
+    if out == "-" or not Path(out).is_file() or journal.folder(Path(out)).exists():
+        return None
+    try:
+        record = json.loads(Path(f"{out}.run.json").read_text(encoding="utf-8"))
+        before = record["plan"]
+    except (OSError, ValueError, KeyError):
+        raise UsageError(f"'{out}' exists, and there is no '{out}.run.json' to say how it was made. Choose another --out, or "
+                         "pass --overwrite instead of --resume.") from None
+    if changed := [key for key in plan if before.get(key) != plan[key]]:
+        raise UsageError(f"'{out}' is complete, but was made with another {changed[0]}: there {_short(before.get(changed[0]))}, "
+                         f"now {_short(plan[changed[0]])}. Choose another --out, or pass --overwrite instead of --resume.")
+    return dict(record)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _embed(items: list[Input], loaded: LoadedModel, options: Options, out: str, kind: str, plan: dict[str, object], *,
+           device: str, precision: str, resume: bool, overwrite: bool, quiet: bool) -> tuple[Outcome, Any]:
     from toolkit import files, machine
     from toolkit.corpus.notes import Notes
     from toolkit.embedding import journal
@@ -151,31 +203,32 @@ def _embed(items: list[Input], loaded: LoadedModel, options: Options, out: str, 
         if out == "-":
             return embedding.to_stream(items, typer.get_binary_stream("stdout"), kind, progress=progress, stop=stop), notes
         target = Path(out)
-        if overwrite:
-            files.claim_output(journal.folder(target), overwrite=True, what="Journal")
-        if not (resume and target.exists()):
-            files.claim_output(target, overwrite=overwrite, what="Output")
-        plan: dict[str, object] = {"model": loaded.hash, "options": options.__dict__, "inputs": [str(i.path) for i in items]}
+        files.check_file(target, overwrite=overwrite or resume, what="Output")
+        if overwrite:  # an output that is there stays until the new one is complete
+            shutil.rmtree(journal.folder(target), ignore_errors=True)
         return embedding.to_file(items, target, kind, plan=plan, resume=resume, progress=progress, stop=stop), notes
 
 
-def _finish(outcome: Outcome, loaded: LoadedModel, options: Options, items: list[Input], out: str, record: Any, code: int, *,
-            json_: bool, quiet: bool) -> None:
+def _finish(outcome: Outcome, loaded: LoadedModel, plan: dict[str, object], items: list[Input], out: str, record: RunRecord,
+            code: int, *, json_: bool, quiet: bool) -> None:
+    import csv
+    import io
     import json
-    import sys
 
     from toolkit import files, machine
+    from toolkit.record import manifest_hash
 
     facts = {"out": out, "rows": outcome.rows, "dim": outcome.dim, "failures": [f.__dict__ for f in outcome.failures],
              "samples_per_s": outcome.samples_per_s, "peak_memory_mb": machine.peak_memory_mb(), "rank": outcome.rank}
     if out != "-":
-        record.add(model=str(loaded.path), model_hash=loaded.hash, options=options.__dict__, inputs=len(items), **facts)
-        record.write(Path(f"{out}.run.json"), exit_code=code)
+        Path(f"{out}.failures.csv").unlink(missing_ok=True)
         if outcome.failures:
-            import pandas
-
-            table = pandas.DataFrame([f.__dict__ for f in outcome.failures])
-            files.write_text(Path(f"{out}.failures.csv"), table.to_csv(index=False))
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((f.path, f.reason) for f in outcome.failures)])
+            files.write_text(Path(f"{out}.failures.csv"), text.getvalue())
+        record.add_model(loaded)
+        record.add(plan=plan, inputs=len(items), input_hash=manifest_hash(i.path for i in items), **facts)
+        record.write(Path(f"{out}.run.json"), exit_code=code)
     say(f"{outcome.rows} rows of {outcome.dim} numbers from {len(items) - len(outcome.failures)} recordings, "
         f"{outcome.samples_per_s:.1f} rows/s, effective rank {outcome.rank or 0:.1f}", quiet=quiet)
     if json_ and out == "-":

@@ -37,7 +37,8 @@ def pretrain(
     recipe: Annotated[str, typer.Option("--recipe", help="Name (`toolkit recipes ls`) or a .toml file.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to create; it is the model that other commands take.")],
     size: Annotated[str | None, typer.Option("--size", help="tiny, small, base or large (default: the paper's).")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")] = None,
+    settings: Annotated[list[str] | None, typer.Option(
+        "--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from the weights of this model.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", min=1)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, instead of --steps.", min=0)] = None,
@@ -73,6 +74,8 @@ def pretrain(
 
     if steps is not None and epochs is not None:
         raise UsageError("--steps and --epochs exclude each other.")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other.")
     resolved = recipes.resolve(recipe, size=size, settings=settings or (), flags={
         "training.steps": steps, "training.batch_size": batch_size, "training.seed": seed})
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
@@ -110,8 +113,9 @@ def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet
     """Name what was passed over, what failed and what was lost."""
     if gathered.unclaimed:
         names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
-        say(f"{len(gathered.unclaimed)} files of no known format were passed over: {names}"
-            f"{'' if verbose or len(gathered.unclaimed) <= 3 else ', ...'}", quiet=quiet)
+        count = len(gathered.unclaimed)
+        say(f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"
+            f"{'' if verbose or count <= 3 else ', ...'}", quiet=quiet)
     for failure in failures:
         warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
     for line in notes.lines(every_file=verbose):

@@ -16,21 +16,32 @@ if TYPE_CHECKING:
 
 @reports
 def probe(
-    data: Annotated[list[str], typer.Argument(help="One embedding table (.parquet .arrow .csv .jsonl, or - for stdin), or DATA with --model.")],
-    labels: Annotated[Path, typer.Option("--labels", help="CSV with path and label, optional start and stop in seconds, and any other columns.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Embed DATA with this model; each labelled interval becomes a row.")] = None,
-    head: Annotated[str, typer.Option("--head", help="linear (logistic or ridge) or knn, fitted on frozen embeddings.")] = "linear",
+    data: Annotated[list[str], typer.Argument(
+        help="One embedding table (.parquet .arrow .csv .jsonl, or - for stdin), or DATA with --model.")],
+    labels: Annotated[Path, typer.Option(
+        "--labels", help="CSV with path and label, optional start and stop in seconds, and any other columns.")],
+    model: Annotated[Path | None, typer.Option(
+        "--model", help="Embed DATA with this model; each labelled interval becomes a row.")] = None,
+    head: Annotated[str, typer.Option(
+        "--head", help="linear (logistic or ridge) or knn, fitted on frozen embeddings.")] = "linear",
     task: Annotated[str, typer.Option("--task", help="auto, binary, multiclass, multilabel or regression.")] = "auto",
     target: Annotated[str, typer.Option("--target", help="Label column to predict.")] = "label",
-    group: Annotated[str | None, typer.Option("--group", help="Column that no fold may split (default: subject, else the recording).")] = None,
+    group: Annotated[str | None, typer.Option(
+        "--group", help="Column that no fold may split (default: subject, else the recording).")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Column with train and test, or with the names of folds.")] = None,
     folds: Annotated[int, typer.Option("--folds", help="Folds by group, where --split is not given.", min=2)] = 5,
-    min_overlap: Annotated[float, typer.Option("--min-overlap", help="Share of a window that a label must cover.", min=0.0, max=1.0)] = 0.5,
-    classes: Annotated[str | None, typer.Option("--classes", help="Use only rows of these classes, e.g. normal,ventricular.")] = None,
-    pool: Annotated[str | None, typer.Option("--pool", help="With --model: mean, max or meanstd over tokens (default: the recipe's).")] = None,
-    layer: Annotated[int | None, typer.Option("--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)] = None,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Compute hand-crafted and random-init rows where the recordings are at hand.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for metrics.json, predictions.parquet, report.html and PNGs.")] = None,
+    min_overlap: Annotated[float, typer.Option(
+        "--min-overlap", help="Share of a window that a label must cover.", min=0.0, max=1.0)] = 0.5,
+    classes: Annotated[str | None, typer.Option(
+        "--classes", help="Use only rows of these classes, e.g. normal,ventricular.")] = None,
+    pool: Annotated[str | None, typer.Option(
+        "--pool", help="With --model: mean, max or meanstd over tokens (default: the recipe's).")] = None,
+    layer: Annotated[int | None, typer.Option(
+        "--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)] = None,
+    baselines: Annotated[bool, typer.Option(
+        "--baselines/--no-baselines", help="Compute hand-crafted and random-init rows where the recordings are at hand.")] = True,
+    out: Annotated[Path | None, typer.Option(
+        "--out", "-o", help="Folder for metrics.json, predictions.parquet, report.html and PNGs.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of folds and bootstrap.", min=0)] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -49,24 +60,28 @@ def probe(
     differences confusion warnings.
     """
     from toolkit import files
+    from toolkit.cli.pretrain import say_inputs
+    from toolkit.corpus.notes import Notes
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.probing.heads import HEADS
     from toolkit.probing.run import Probe, Question
     from toolkit.progress import Progress
-    from toolkit.record import RunRecord
+    from toolkit.record import RunRecord, manifest_hash
 
     record = RunRecord("probe")
     if head not in HEADS:
         raise UsageError(f"There is no head '{head}'. {did_you_mean(head, HEADS)}")
     if out is not None:
-        files.claim_output(out, overwrite=overwrite, what="Output folder")
+        files.check_folder(out, overwrite=overwrite, what="Output folder")
     material, table = _material(data, labels, model, target, classes, min_overlap, pool, layer, device, baselines=baselines)
+    if material.gathered is not None:
+        say_inputs(material.gathered, [], Notes(), quiet=quiet, verbose=verbose)
     for note in (*material.notes, *material.rows.warnings):
         warn(note, quiet=quiet)
-    for failure in material.rows.failures:
-        warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
     asked = Probe(material.rows, table, Question(target, task, group, split, folds, head, seed))
     features = material.features(quiet=quiet)
+    for failure in material.rows.failures:
+        warn(f"{failure.path}: {failure.reason}.", quiet=quiet)
     with Progress("probe", 0, "fits", enabled=not quiet) as progress:
         result = asked.run(features, progress)
     for line in result.warnings:
@@ -74,8 +89,11 @@ def probe(
     document = asked.document(result)
     code = 3 if material.rows.failures else 0
     if out is not None:
+        files.claim_output(out, overwrite=overwrite, what="Output folder")
         asked.write(result, document, out)
-        record.add(failures=[f.__dict__ for f in material.rows.failures], results=document["results"])
+        record.add(labels=str(labels), label_hash=files.sha256(labels), seed=seed, inputs=len(set(material.rows.path)),
+                   input_hash=manifest_hash(Path(p) for p in dict.fromkeys(material.rows.path)), **material.facts,
+                   failures=[f.__dict__ for f in material.rows.failures], results=document["results"])
         record.write(out / "run.json", exit_code=code)
         say(f"report in {out / 'report.html'}", quiet=quiet)
     if json_:

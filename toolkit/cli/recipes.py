@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
     from toolkit import recipe as table
     from toolkit.model import autoencoder
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in table.names():
         one = table.resolve(name)
         with torch.device("meta"):
@@ -62,6 +62,6 @@ def cp(name: Name, out: Annotated[Path, typer.Argument(help="File to write, endi
     text = table.source(name)
     if out.suffix != ".toml":
         raise UsageError(f"'{out}' must end in .toml, by which --recipe tells a file from a name.")
-    files.claim_output(out, overwrite=overwrite, what="File")
+    files.check_file(out, overwrite=overwrite, what="File")
     files.write_text(out, text)
     put(str(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,12 +35,17 @@ def restore(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the restored files into; inputs are never touched.")],
-    task: Annotated[str, typer.Option("--task", help="auto (what the file and the other options say), inpaint or channels.")] = "auto",
-    channels: Annotated[str | None, typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")] = None,
-    spans: Annotated[Path | None, typer.Option("--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")] = None,
-    damage: Annotated[str | None, typer.Option("--damage", help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in "
-                                                                "blocks of 0.3 to 5 s, channel:0.2 a fifth of the channels.")] = None,
-    reference: Annotated[Path | None, typer.Option("--reference", help="Clean recording, or a folder of them by the same names, to score against.")] = None,
+    task: Annotated[str, typer.Option(
+        "--task", help="auto (what the file and the other options say), inpaint or channels.")] = "auto",
+    channels: Annotated[str | None, typer.Option(
+        "--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")] = None,
+    spans: Annotated[Path | None, typer.Option(
+        "--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")] = None,
+    damage: Annotated[str | None, typer.Option(
+        "--damage", help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in blocks of 0.3 to 5 s, "
+                         "channel:0.2 a fifth of the channels.")] = None,
+    reference: Annotated[Path | None, typer.Option(
+        "--reference", help="Clean recording, or a folder of them by the same names, to score against.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of --damage.", min=0)] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -60,12 +66,12 @@ def restore(
     from toolkit import machine
     from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus import inputs as corpus
-    from toolkit.corpus.inputs import Failure
     from toolkit.corpus.notes import Notes
+    from toolkit.errors import ToolkitError
     from toolkit.interrupts import StopSignals
     from toolkit.model import folder
     from toolkit.progress import Progress
-    from toolkit.record import RunRecord
+    from toolkit.record import RunRecord, manifest_hash
     from toolkit.restoration.repair import Repairer
     from toolkit.restoration.run import Restoration
 
@@ -73,27 +79,38 @@ def restore(
     request = _request(task, channels, spans, damage, reference, seed)
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
     loaded = folder.load(model)
+    on = machine.use_device(device)
     _check_out(out, gathered.items, overwrite=overwrite)
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
-    job = Restoration(Repairer(loaded, machine.use_device(device)), request, out, loaded.hash)
+    job = Restoration(Repairer(loaded, on), request, out, loaded.hash)
+    for note in job.check(gathered.items):
+        warn(note, quiet=quiet)
     done: list[dict[str, Any]] = []
-    failures: list[Failure] = []
-    with StopSignals() as stop, Progress("restore", len(gathered.items), "recordings", enabled=not quiet) as progress:
-        for item in gathered.items:
-            stop.check(f"{len(done)} of {len(gathered.items)} recordings are restored and complete in '{out}'.")
-            try:
-                restored = job.restore(item)
-            except ReadError as problem:
-                failures.append(Failure(str(item.path), str(problem)))
-                warn(f"{item.path} was not restored: {problem}.", quiet=quiet)
-                continue
-            done.append(restored.facts)
-            for note in restored.notes:
-                warn(f"{item.path.name}: {note}.", quiet=quiet)
-            say(_sentence(restored.facts), quiet=quiet)
-            progress.update(len(done) + len(failures))
+    failures: list[dict[str, str]] = []
+    record.add_model(loaded)
+    record.add(device=str(on), seed=seed, inputs=len(gathered.items), input_hash=manifest_hash(i.path for i in gathered.items),
+               failures=failures, restored=done)
+    try:
+        with StopSignals() as stop, Progress("restore", len(gathered.items), "recordings", enabled=not quiet) as progress:
+            for item in gathered.items:
+                stop.check(f"{len(done)} of {len(gathered.items)} recordings are restored and complete in '{out}'.")
+                try:
+                    restored = job.restore(item)
+                except ReadError as problem:
+                    failures.append({"path": str(item.path), "reason": str(problem)})
+                    warn(f"{item.path} was not restored: {problem}.", quiet=quiet)
+                    continue
+                done.append(restored.facts)
+                for note in restored.notes:
+                    warn(f"{item.path.name}: {note}.", quiet=quiet)
+                say(_sentence(restored.facts), quiet=quiet)
+                progress.update(len(done) + len(failures))
+    except ToolkitError as problem:
+        record.add(error=str(problem))
+        with contextlib.suppress(ToolkitError):  # a full disk is full for the record too
+            record.write(out / folder.RUN, exit_code=problem.exit_code)
+        raise
     code = 3 if failures else 0
-    record.add(model=str(loaded.path), model_hash=loaded.hash, failures=[f.__dict__ for f in failures], restored=done)
     record.write(out / folder.RUN, exit_code=code)
     if json_:
         put_json(done)
@@ -103,7 +120,8 @@ def restore(
     return code
 
 
-def _request(task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None, seed: int) -> Request:
+def _request(task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None,
+             seed: int) -> Request:
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.restoration import damage as damages
     from toolkit.restoration import spans as tables
@@ -124,17 +142,26 @@ def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
     from toolkit import files
     from toolkit.errors import UsageError
 
+    targets: dict[Path, Path] = {}
     for item in items:
         target = out / item.relative
+        if (other := targets.setdefault(target, item.path)) != item.path:
+            raise UsageError(f"'{other}' and '{item.path}' would both be restored to '{target}'. Restore them into "
+                             "folders of their own, or name the folder that holds both.")
         if target.resolve() == item.path.resolve():
-            raise UsageError(f"--out '{out}' is where '{item.path}' lies; restored files never overwrite inputs. Choose another folder.")
+            raise UsageError(f"--out '{out}' is where '{item.path}' lies; restored files never overwrite inputs. "
+                             "Choose another folder.")
         if target.exists() and not overwrite:
             raise UsageError(f"'{target}' exists. Choose another --out, or pass --overwrite to replace it.")
+    if out.is_file():
+        raise UsageError(f"--out '{out}' is a file, expected a folder.")
     files.check_writable(out)
 
 
 def _sentence(facts: dict[str, Any]) -> str:
-    text = f"{facts['out']}: {facts['repaired_spans']} spans repaired, {100 * facts['changed_fraction']:.2f} % of the samples"
+    count = facts["repaired_spans"]
+    text = (f"{facts['out']}: {count} {'span' if count == 1 else 'spans'} repaired, "
+            f"{100 * facts['changed_fraction']:.2f} % of the samples")
     if facts["metrics"]:
         others = ", ".join(f"{name} {row['nmse']:.3f}" for name, row in facts["baselines"].items())
         text += f"; NMSE {facts['metrics']['nmse']:.3f} ({others}), r {facts['metrics']['r']:.3f}"

@@ -1,7 +1,8 @@
 """Training batches as a pure function of seed and step.
 
 Every batch holds samples of one channel count, so that its tensors are dense; the count of a step is
-drawn in proportion to the windows that have it. Nothing is skipped or remembered: step 1000 gives the
+drawn in proportion to the windows that have it. Of a recording with more channels than ``data.most_channels``
+each sample takes that many at random: a model of any subset of leads learns from subsets. Nothing is skipped or remembered: step 1000 gives the
 same batch whether or not steps 0 to 999 were run, which is what makes a resumed run exact.
 """
 
@@ -55,7 +56,7 @@ class BatchSampler:
         self.window = recipe.window_samples
         self.sources = list(sources)
         weight = np.array([max(s.length, self.window) for s in sources], dtype=np.float64)
-        counts = np.array([len(s.channels) for s in sources])
+        counts = np.array([min(len(s.channels), recipe.data.most_channels) for s in sources])
         self.layouts = [np.flatnonzero(counts == c) for c in np.unique(counts)]
         self.layout_odds = np.array([weight[rows].sum() for rows in self.layouts]) / weight.sum()
         self.odds = [weight[rows] / weight[rows].sum() for rows in self.layouts]
@@ -74,16 +75,18 @@ class BatchSampler:
         return collate(samples, [str(self.sources[row].recording.path) for row in rows])
 
     def _draw(self, source: Source, rng: np.random.Generator) -> Scaled:
+        most = min(len(source.channels), self.recipe.data.most_channels)
         for _ in range(TRIES):
+            channels = np.sort(rng.choice(source.channels, size=most, replace=False)).tolist()
             start = int(rng.integers(0, max(1, source.length - self.window + 1)))
-            sample = windows.load(source.recording, Window(start, start + self.window), self.recipe.data, source.channels)
+            sample = windows.load(source.recording, Window(start, start + self.window), self.recipe.data, channels)
             if sample.valid.mean() >= 0.5:
                 break
         return sample
 
 
 class Prefetcher:
-    """Reads the next batches in background threads, in step order; ``wait_s`` sums the time spent waiting."""
+    """Reads the next batches in background threads, in step order."""
 
     def __init__(self, sampler: BatchSampler, first: int, last: int, workers: int) -> None:
         self._sampler, self._next, self._last = sampler, first, last

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import readers
 from readers.schema import ReadError, Recording
@@ -46,25 +47,33 @@ class Failure:
 
 def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str | None = None) -> Inputs:
     """Resolve DATA arguments (see ``toolkit embed --help``). Raises UsageError when nothing is there."""
-    items: dict[Path, Input] = {}
-    unclaimed: list[Path] = []
+    items: dict[str, Input] = {}  # by absolute path: a recording counts once, however it is named
+    others: dict[str, Path] = {}
     roots: list[Path] = []
     for path, ids in _expand(data, stdin):
         found, passed = _from_path(path, ids)
-        items.update({item.path: item for item in found if item.path not in items})
-        unclaimed += passed
+        for item in found:
+            before = items.setdefault(_place(item.path), item)
+            items[_place(item.path)] = replace(before, ids={**item.ids, **before.ids})
+        for other in passed:
+            others.setdefault(_place(other), other)
         roots.append(path if path.is_dir() else path.parent)
-    kept = tuple(i for i in items.values() if domain is None or _domain(i.path) == domain)
+    unclaimed = tuple(others.values())
+    kept = tuple(i for i in items.values() if domain is None or _domain(i.path) in (domain, None))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
         also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
         raise UsageError(f"No recordings in {asked}{f' of domain {domain}' if domain else ''}. {also}"
                          "`toolkit readers` lists the formats.")
-    return Inputs(kept, tuple(unclaimed), tuple(dict.fromkeys(roots)))
+    return Inputs(kept, unclaimed, tuple(dict.fromkeys(roots)))
 
 
 def open_input(item: Input) -> Recording:
     """Open a recording. Raises ReadError with the reason."""
+    try:
+        str(item.path).encode()
+    except UnicodeEncodeError:
+        raise ReadError("its name is not valid UTF-8, in which tables hold it; rename the file") from None
     if not item.path.exists():
         raise ReadError(f"'{item.path.name}' does not exist")
     return readers.open_recording(item.path)
@@ -73,6 +82,10 @@ def open_input(item: Input) -> Recording:
 def subject_of(item: Input, recording: Recording) -> str | None:
     """The subject by the manifest, else by the file itself, else None: never guessed from a name."""
     return item.ids.get("subject") or recording.ids.get("subject")
+
+
+def _place(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  # without following links: two names of one file may be two subjects
 
 
 def _domain(path: Path) -> str | None:
@@ -89,7 +102,7 @@ def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[tuple[Path, Ma
             expanded += [(Path(p), {}) for p in _split_paths(stdin.read())]
         elif Path(argument).suffix in (".csv", ".parquet") and Path(argument).is_file():
             expanded += _manifest(Path(argument))
-        elif Path(argument).exists():
+        elif argument and Path(argument).exists():
             expanded.append((Path(argument), {}))
         elif matches := sorted(glob.glob(argument, recursive=True)):
             expanded += [(Path(m), {}) for m in matches]
@@ -99,21 +112,27 @@ def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[tuple[Path, Ma
 
 
 def _split_paths(text: bytes) -> list[str]:
-    separator = b"\0" if b"\0" in text else b"\n"
-    return [p.decode(errors="surrogateescape") for p in (q.strip(b"\r") for q in text.split(separator)) if p]
+    paths = text.split(b"\0") if b"\0" in text else [line.removesuffix(b"\r") for line in text.split(b"\n")]
+    return [os.fsdecode(p) for p in paths if p]
 
 
 def _manifest(path: Path) -> list[tuple[Path, Mapping[str, str]]]:
     import pandas
 
-    table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path, dtype=str)
+    try:
+        table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(
+            path, dtype=str, index_col=False, keep_default_na=False)
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"Manifest '{path}' cannot be read: {problem}.") from None
     if "path" not in table.columns:
         raise UsageError(f"Manifest '{path}' has no column 'path'; its columns are {', '.join(map(str, table.columns))}.")
-    rows: list[dict[str, Any]] = table.to_dict("records")
+    rows = table.to_dict("records")
     found: list[tuple[Path, Mapping[str, str]]] = []
-    for row in rows:
-        ids = {str(k): str(v) for k, v in row.items() if k != "path" and not pandas.isna(v)}
-        found.append((path.parent / str(row["path"]), ids))
+    for number, row in enumerate(rows, 2):
+        ids = {str(k): str(v) for k, v in row.items() if pandas.api.types.is_scalar(v) and not pandas.isna(v) and v != ""}
+        if "path" not in ids:
+            raise UsageError(f"Manifest '{path}', row {number}: path is empty.")
+        found.append((path.parent / ids.pop("path"), ids))
     return found
 
 

@@ -38,7 +38,7 @@ class Labels:
 def read(path: Path) -> Labels:
     """Read a labels CSV. Raises UsageError that names the column or the row."""
     try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")  # a short row has empty cells
     except (OSError, ValueError) as problem:
         raise UsageError(f"Labels '{path}' cannot be read: {problem}.") from None
     if "path" not in rows.columns:
@@ -78,16 +78,23 @@ class PathMatcher:
 
         By place first; else, for tables that were moved, by a tail of the path that fits one recording only.
         """
-        for folder in self.folders:
-            if (found := self.by_place.get(_stem(folder / path))) is not None:
-                return found
-        candidates = self.by_tail.get(Path(path).with_suffix("").parts, [])
-        return candidates[0] if len(candidates) == 1 else None
+        for bare in (_bare(Path(path)), Path(path)):  # "r1.hea", "r1.dat" and "r1" are r1; "r2.b" may be r2.b.hea
+            for folder in self.folders:
+                if (found := self.by_place.get((folder / bare).resolve())) is not None:
+                    return found
+            candidates = self.by_tail.get(bare.parts, [])
+            if len(candidates) == 1:
+                return candidates[0]
+        return None
 
 
 def _stem(path: Path) -> Path:
     """Absolute path without suffix: a record is the same by its header or its signal file."""
-    return path.absolute().resolve().with_suffix("")
+    return _bare(path.resolve())
+
+
+def _bare(path: Path) -> Path:
+    return path.with_suffix("") if path.name else path
 
 
 def match_windows(start: np.ndarray, stop: np.ndarray, label_start: np.ndarray, label_stop: np.ndarray,
@@ -96,10 +103,14 @@ def match_windows(start: np.ndarray, stop: np.ndarray, label_start: np.ndarray, 
 
     All four arrays are seconds of one recording; NaN intervals cover everything. Ties go to the first row.
     """
+    found = np.full(len(start), -1)
     if not len(label_start):
-        return np.full(len(start), -1)
-    low = np.maximum(start[:, None], np.where(np.isnan(label_start), -np.inf, label_start))
-    high = np.minimum(stop[:, None], np.where(np.isnan(label_stop), np.inf, label_stop))
-    covered = np.clip(high - low, 0, None) / np.maximum(stop - start, 1e-12)[:, None]
-    best = covered.argmax(axis=1)
-    return np.where(covered[np.arange(len(start)), best] >= min_overlap - 1e-9, best, -1)
+        return found
+    label_start = np.where(np.isnan(label_start), -np.inf, label_start)
+    label_stop = np.where(np.isnan(label_stop), np.inf, label_stop)
+    for row, (first, last) in enumerate(zip(start, stop, strict=True)):
+        covered = (np.minimum(last, label_stop) - np.maximum(first, label_start)) / max(last - first, 1e-12)
+        best = covered.argmax()
+        if covered[best] > 0 and covered[best] >= min_overlap - 1e-9:
+            found[row] = best
+    return found

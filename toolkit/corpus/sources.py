@@ -23,7 +23,7 @@ def open_sources(gathered: Inputs, recipe: Recipe) -> tuple[list[Source], list[F
             failures.append(Failure(str(item.path), str(problem)))
             continue
         sources.append(Source(recording, tuple(chosen), windows.length_on_grid(recording, recipe.data.rate_hz)))
-        for sentence in windows.mismatches(recording, recipe.data, (), chosen):
+        for sentence in (*windows.mismatches(recording, recipe.data, (), chosen), *recording.warnings):
             notes.add(item.path.name, sentence)
     return sources, failures, notes
 

@@ -68,6 +68,12 @@ def plan(length: int, window: int, stride: int) -> list[Window]:
     return [Window(s, s + window) for s in starts]
 
 
+def scale_groups(channels: Sequence[Channel], mode: str) -> list[int]:
+    """Which channels share one amplitude scale: those of a kind and unit (``kind``), or each its own (``channel``)."""
+    keys = [(c.kind, c.unit) if mode == "kind" else i for i, c in enumerate(channels)]
+    return [keys.index(key) for key in keys]
+
+
 def fit_scaling(sample: Sample, mode: str) -> Scaling:
     """Offset per channel, scale per kind and unit (``kind``) or per channel, from valid samples only.
 
@@ -77,12 +83,12 @@ def fit_scaling(sample: Sample, mode: str) -> Scaling:
     values = sample.values.astype(np.float64)
     offset = np.where(sample.valid, values, 0.0).sum(axis=1) / count
     energy = (np.where(sample.valid, values - offset[:, None], 0.0) ** 2).sum(axis=1)
-    keys = [(c.kind, c.unit) if mode == "kind" else i for i, c in enumerate(sample.channels)]
-    scale = np.ones(len(keys))
-    for key in set(keys):
-        rows = [i for i, k in enumerate(keys) if k == key and sample.valid[i].any()]
-        if rows and (total := energy[rows].sum()) > 0:
-            scale[[i for i, k in enumerate(keys) if k == key]] = math.sqrt(total / count[rows].sum())
+    groups = np.array(scale_groups(sample.channels, mode))
+    scale = np.ones(len(groups))
+    for group in set(groups.tolist()):
+        rows = (groups == group) & sample.valid.any(axis=1)
+        if (total := energy[rows].sum()) > 0:
+            scale[groups == group] = math.sqrt(total / count[rows].sum())
     return Scaling(offset, scale)
 
 

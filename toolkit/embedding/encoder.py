@@ -136,20 +136,20 @@ def _inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Ten
     low, high = torch.tensor(spans, dtype=torch.float32).T[:, :, None]
     time = tokens.coords[..., 3]
     inside = (time >= low) & (time < high)
-    if not bool(inside.any(1).all()):  # an interval shorter than a patch: the patch it lies in
-        nearest = (time - (low + high) / 2).abs()
-        inside |= nearest <= nearest.amin(1, keepdim=True) + 1e-6
-    return inside & tokens.valid
+    distance = (time - (low + high) / 2).abs()
+    nearest = distance <= distance.amin(1, keepdim=True) + 1e-6
+    # An interval shorter than a patch: the patch it lies in.
+    return torch.where(inside.any(1, keepdim=True), inside, nearest) & tokens.valid
 
 
 def _one_row(blocks: Iterator[Rows]) -> Rows:
-    total, count, start, stop = 0.0, 0, None, 0.0
-    for rows in blocks:
-        total = total + rows.embedding.astype(np.float64).sum(0)
-        count += len(rows.start)
-        if len(rows.start):
-            start = rows.start[0] if start is None else start
-            stop = rows.stop[-1]
-    if start is None:
+    """The mean of all rows, from the first start to the last stop. Raises ReadError when there is none."""
+    full = (rows for rows in blocks if len(rows.start))
+    first = next(full, None)
+    if first is None:
         raise ReadError("no window of it has a valid sample")
-    return Rows(np.array([start]), np.array([stop]), (total / count).astype(np.float32)[None])
+    total, count, stop = first.embedding.sum(0, dtype=np.float64), len(first.start), first.stop[-1]
+    for rows in full:
+        total += rows.embedding.sum(0, dtype=np.float64)
+        count, stop = count + len(rows.start), rows.stop[-1]
+    return Rows(first.start[:1], np.array([stop]), (total / count).astype(np.float32)[None])

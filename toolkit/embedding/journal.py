@@ -36,7 +36,7 @@ class Journal:
             if changed:
                 raise UsageError(f"'{self.folder}' was begun with another {changed[0]}: {_short(before.get(changed[0]))}, now "
                                  f"{_short(self.plan[changed[0]])}. Use --overwrite to start anew.")
-        elif self.folder.exists():
+        elif self.folder.exists() and not resume:
             raise UsageError(f"'{self.folder}' is left from an unfinished run. Continue it with --resume, or pass --overwrite.")
         else:
             files.write_json(plan_file, self.plan)

@@ -76,7 +76,7 @@ class Embedding:
             finished += 1
             progress.update(finished)
         with files.atomic(out) as temporary, temporary.open("wb") as sink:
-            outcome = self._join(journal.batches(len(inputs)), sink, kind)
+            outcome = self._join(journal.batches(len(inputs)), table.WRITERS[kind](sink, self.schema))
         outcome.failures, outcome.seconds = journal.failures(len(inputs)), time.monotonic() - began
         journal.remove()
         return outcome
@@ -95,11 +95,11 @@ class Embedding:
 
         if kind == "npy":  # its header holds the number of rows
             with tempfile.TemporaryFile() as held:
-                outcome = self._join(batches(), held, kind)
+                outcome = self._join(batches(), table.STREAM_WRITERS[kind](held, self.schema))
                 held.seek(0)
                 shutil.copyfileobj(held, sink)
         else:
-            outcome = self._join(batches(), sink, kind)
+            outcome = self._join(batches(), table.STREAM_WRITERS[kind](sink, self.schema))
         outcome.failures, outcome.seconds = failures, time.monotonic() - began
         return outcome
 
@@ -122,8 +122,7 @@ class Embedding:
         for sentence in (*found, *recording.verify()):
             self.notes.add(item.path.name, sentence)
 
-    def _join(self, batches: Iterator[pa.RecordBatch], sink: IO[bytes], kind: str) -> Outcome:
-        writer = table.WRITERS[kind](sink, self.schema)
+    def _join(self, batches: Iterator[pa.RecordBatch], writer: table.TableWriter) -> Outcome:
         gram = table.Gram(self.encoder.width)
         for batch in batches:
             writer.write(batch)

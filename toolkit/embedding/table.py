@@ -91,11 +91,14 @@ class ParquetTable(TableWriter):
 
 
 class ArrowTable(TableWriter):
-    """The Arrow IPC stream format, which pipes can carry and every Arrow library reads from files too."""
+    """The Arrow IPC file format, which is what programs expect of .arrow and .feather files."""
 
     def __init__(self, sink: IO[bytes], table: pa.Schema) -> None:
         super().__init__(sink, table)
-        self.writer = pa.ipc.new_stream(sink, table)
+        self.writer = self._open()
+
+    def _open(self) -> pa.ipc.RecordBatchStreamWriter:
+        return pa.ipc.new_file(self.sink, self.table)
 
     def write(self, batch: pa.RecordBatch) -> None:
         self.writer.write_batch(batch)
@@ -103,6 +106,13 @@ class ArrowTable(TableWriter):
     def close(self) -> None:
         self.writer.close()
         super().close()
+
+
+class ArrowStream(ArrowTable):
+    """The Arrow IPC stream format, whose rows can be read from a pipe as they come."""
+
+    def _open(self) -> pa.ipc.RecordBatchStreamWriter:
+        return pa.ipc.new_stream(self.sink, self.table)
 
 
 class CsvTable(TableWriter):
@@ -160,6 +170,7 @@ class NpyTable(TableWriter):
 
 WRITERS: dict[str, type[TableWriter]] = {"parquet": ParquetTable, "arrow": ArrowTable, "csv": CsvTable, "jsonl": JsonLines,
                                          "npy": NpyTable}
+STREAM_WRITERS = WRITERS | {"arrow": ArrowStream}
 
 
 def _shortest(value: np.float32) -> str:

@@ -14,6 +14,7 @@ class TokenSet:
 
     ``patches`` float (B, N, P); ``coords`` float (B, N, 4): x, y, z and time in physical units;
     ``channel`` int64 (B, N): identity; ``valid`` bool (B, N): False tokens must not influence anything;
+    ``scale`` int64 (B, N): tokens with equal numbers share one amplitude scale (leads of a kind do);
     ``grid``: the layout of the N tokens, channels first, e.g. (C, time patches).
     """
 
@@ -21,17 +22,18 @@ class TokenSet:
     coords: Tensor
     channel: Tensor
     valid: Tensor
+    scale: Tensor
     grid: tuple[int, ...]
 
     def take(self, index: Tensor) -> TokenSet:
         """The tokens at ``index`` int64 (B, n), in that order; the result has no grid."""
         return TokenSet(gather(self.patches, index), gather(self.coords, index), self.channel.gather(1, index),
-                        self.valid.gather(1, index), (index.shape[1],))
+                        self.valid.gather(1, index), self.scale.gather(1, index), (index.shape[1],))
 
     def to(self, device: torch.device) -> TokenSet:
         """The same tokens on another device."""
         return replace(self, patches=self.patches.to(device), coords=self.coords.to(device),
-                       channel=self.channel.to(device), valid=self.valid.to(device))
+                       channel=self.channel.to(device), valid=self.valid.to(device), scale=self.scale.to(device))
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

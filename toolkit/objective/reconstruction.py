@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from toolkit.model.tokens import TokenSet, gather
 from toolkit.objective.losses import patch_loss
 from toolkit.objective.masks import MaskSampler
 from toolkit.recipe import Recipe
+
+
+LEAST_SCALE = 0.25  # a visible part without a beat must not blow up the hidden ones
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,29 @@ class MaskedReconstruction:
         """Score ``tokens`` (on the CPU) on ``device``; the mask is a pure function of seed and step."""
         generator = torch.Generator().manual_seed((self.recipe.training.seed << 32) + step)
         mask = self.masks.sample(tokens, generator)
-        tokens = tokens.to(device)
+        factor = visible_scale(tokens, mask.visible)
+        tokens, factor = tokens.to(device), factor.to(device)[..., None]
         visible, hidden = mask.visible.to(device), mask.hidden.to(device)
-        predicted = model(tokens, visible, hidden)
+        predicted = model(replace(tokens, patches=tokens.patches / factor), visible, hidden) * gather(factor, hidden)
         target, counts = gather(tokens.patches, hidden), tokens.valid.gather(1, hidden)
         kind = self.recipe.loss.kind
         return Scored(patch_loss(kind, predicted, target, counts),
                       patch_loss(kind, torch.zeros_like(target), target, counts))
+
+
+def visible_scale(tokens: TokenSet, visible: Tensor) -> Tensor:
+    """RMS of the visible patches of each scale group, for every token, float (B, N).
+
+    The model sees and predicts in this unit, as it must when the hidden part is really missing: with the
+    scale of the whole window, the amplitude of a hidden lead could be read off the visible ones. A group
+    with nothing visible keeps the window's scale.
+    """
+    seen = torch.zeros_like(tokens.valid).scatter(1, visible, True) & tokens.valid
+    energy = tokens.patches.square().mean(-1)
+    factor = torch.ones_like(energy)
+    for group in tokens.scale.unique().tolist():
+        inside = tokens.scale == group
+        counts = (seen & inside).sum(1, keepdim=True)
+        rms = ((energy * (seen & inside)).sum(1, keepdim=True) / counts.clamp(min=1)).sqrt().clamp(min=LEAST_SCALE)
+        factor = torch.where(inside & (counts > 0), rms, factor)
+    return factor

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from readers.schema import ReadError, Recording
 from toolkit.corpus import windows
-from toolkit.corpus.inputs import Input, open_input
+from toolkit.corpus.inputs import Failure, Input, open_input
 from toolkit.embedding.encoder import Options, RecordingEncoder
 from toolkit.model import autoencoder
 from toolkit.model.autoencoder import MaskedAutoencoder
@@ -57,8 +57,8 @@ def handcrafted(data: DataTable, *, context: bool) -> PerRecording:
 
 
 def compute(rows: LabelledRows, items: Mapping[str, Input], make: PerRecording, progress: Progress) -> Matrix:
-    """A feature row for each labelled row, (N, F); NaN rows where a recording can no longer be read. Raises ReadError
-    when none can."""
+    """A feature row for each labelled row, (N, F); NaN rows where a recording cannot be read to its end, which becomes a
+    failure of ``rows``. Raises ReadError when none can."""
     parts: dict[str, tuple[NDArray[np.int64], Matrix]] = {}
     paths = np.array(rows.path)
     problem: ReadError | None = None
@@ -68,6 +68,9 @@ def compute(rows: LabelledRows, items: Mapping[str, Input], make: PerRecording, 
             parts[path] = (index, make(open_input(items[path]), np.stack([rows.start[index], rows.stop[index]], axis=1)))
         except ReadError as caught:
             problem = caught
+            failure = Failure(path, f"{caught}; its {len(index)} rows count as missing values")
+            if failure not in rows.failures:
+                rows.failures.append(failure)
         progress.update(progress.done + len(index))
     if not parts:
         raise problem or ReadError("there is no recording to describe")

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from readers.schema import ReadError
+from toolkit.corpus import windows
 from toolkit.corpus.inputs import Failure, Input, open_input, subject_of
 from toolkit.corpus.labels import Labels, PathMatcher, match_windows
 from toolkit.embedding.read import EmbeddingTable
 from toolkit.errors import UsageError
+from toolkit.recipe import DataTable
 
 NAMED = 3  # offenders named in a message
 
@@ -61,7 +63,7 @@ def join_table(table: EmbeddingTable, labels: Labels, min_overlap: float) -> Lab
                         [table.subject[i] for i in kept], kept, warnings)
 
 
-def from_recordings(items: Sequence[Input], labels: Labels, window_s: float) -> LabelledRows:
+def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, data: DataTable) -> LabelledRows:
     """Each label row is a row of its own: its interval, or every window of its recording where it names none.
 
     Raises UsageError when nothing matches.
@@ -74,6 +76,7 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float) -> 
     for path in dict.fromkeys(f for f in found if f is not None):
         try:
             recording = open_input(by_path[path])
+            windows.channels_for(recording, data)
         except ReadError as problem:
             failures.append(Failure(path, str(problem)))
             continue
@@ -84,10 +87,13 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float) -> 
             rows += [(path, a, b, index, subject) for a, b in spans if a < duration]
     warnings = _unmatched(labels, found)
     if not rows:
-        reasons = " ".join(f"{f.path}: {f.reason}." for f in failures[:NAMED])
-        raise UsageError(f"No label of '{labels.path}' names one of the {len(items)} recordings. {' '.join(warnings)} {reasons}")
+        if failures:
+            reasons = " ".join(f"{f.path}: {f.reason}." for f in failures[:NAMED])
+            raise UsageError(f"None of the {len(failures)} recordings that '{labels.path}' names can be used. {reasons}")
+        raise UsageError(f"No label of '{labels.path}' names one of the {len(items)} recordings. {' '.join(warnings)}")
     path_, start_, stop_, index_, subject_ = zip(*rows, strict=True)
-    return LabelledRows(list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings, failures)
+    return LabelledRows(list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings,
+                        failures)
 
 
 def _windows(duration: float, window_s: float) -> list[tuple[float, float]]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from toolkit import files
 from toolkit.corpus.labels import Labels
-from toolkit.errors import UsageError
 from toolkit.probing.protocol import ProbeResult, encode, infer_task, make_folds, run_probe
 from toolkit.probing.rows import LabelledRows
 from toolkit.progress import Progress
@@ -64,7 +63,8 @@ class Probe:
     def document(self, result: ProbeResult) -> dict[str, Any]:
         """What ``probe --json`` prints and metrics.json holds; the rows of the main metric come first."""
         rows = sorted(result.rows, key=lambda r: r["metric"] != result.main_metric)
-        return {"task": self.task.kind, "target": self.task.target, "windows": len(self.y), "groups": len(set(self.groups.tolist())),
+        return {"task": self.task.kind, "target": self.task.target, "windows": len(self.y),
+                "groups": len(set(self.groups.tolist())),
                 "classes": list(self.task.classes), "class_counts": self._counts(),
                 "split": {**self.split, "group": self.group_name}, "main_metric": result.main_metric, "results": rows,
                 "differences": result.differences, "confusion": {k: v.tolist() for k, v in result.confusion.items()},

@@ -17,7 +17,7 @@ MOST = 0.8  # largest share of time that blocks can hide and still leave APART_S
 
 
 def parse(text: str) -> list[tuple[str, float]]:
-    """"block:0.1,channel:0.2" to kinds and severities. Raises UsageError."""
+    """"block:0.1,channel:0.2" to kinds and severities. Raises UsageError, also for blocks that would hide nearly everything."""
     parsed = []
     for part in text.split(","):
         kind, _, number = part.partition(":")
@@ -29,6 +29,8 @@ def parse(text: str) -> list[tuple[str, float]]:
             severity = math.nan
         if not 0 <= severity <= 1:
             raise UsageError(f"--damage {part}: severity is '{number}', expected a number from 0 to 1, as in {kind}:0.1.")
+        if kind == "block" and severity > MOST:
+            raise UsageError(f"--damage {part} leaves nothing to repair from; at most block:{MOST}.")
         parsed.append((kind, severity))
     return parsed
 
@@ -45,10 +47,8 @@ def make(recording: Recording, channels: Sequence[int], damage: Sequence[tuple[s
 def blocks(recording: Recording, channels: Sequence[int], severity: float, rng: np.random.Generator) -> list[Span]:
     """Blocks that cover a share ``severity`` of the time, half of them in all channels, half in one.
 
-    Lengths are log-uniform from 0.3 to 5 s. Raises UsageError above 0.8, where nothing is left to repair from.
+    Lengths are log-uniform from 0.3 to 5 s.
     """
-    if severity > MOST:
-        raise UsageError(f"--damage block:{severity:g} leaves nothing to repair from; at most block:{MOST}.")
     duration = recording.axes.duration_s or 0.0
     lengths: list[float] = []
     longest = min(LONGEST_S, max(SHORTEST_S, severity * duration))

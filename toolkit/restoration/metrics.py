@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ def scores(pieces: Sequence[Piece]) -> dict[str, float]:
 
     ``nmse``: squared error over the truth's energy around the channel's visible mean (predicting that mean
     scores 1); ``rrmse``: RMS of the error over RMS of the truth; ``r``: Pearson's correlation.
+    A wholly hidden channel is compared around its own mean: its offset cannot be known.
     Truth that is not known (NaN) does not count; without any, the scores are NaN.
     """
     if not pieces:
@@ -49,7 +51,7 @@ def table(pieces: Sequence[Piece]) -> dict[str, object]:
     rows["spans"] = len(pieces)
     rows["by_length"] = [
         {"longer_than_s": low, "up_to_s": high, "channels": "one" if alone else "all", "spans": len(some), **scores(some)}
-        for low, high in zip(BY_LENGTH_S[:-1], BY_LENGTH_S[1:], strict=True) for alone in (True, False)
+        for low, high in pairwise(BY_LENGTH_S) for alone in (True, False)
         if (some := [p for p in pieces if low < p.seconds <= high and p.alone == alone])
     ]
     return rows

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from readers.schema import Patch, Recording, Sample, Window
+from readers.schema import FloatArray, Patch, Recording, Sample, Window
 from toolkit.corpus import windows
 from toolkit.corpus.batches import collate
 from toolkit.model.folder import LoadedModel
@@ -95,7 +95,7 @@ class Repairer:
         sample = hide(sample, recording, channels, region)
         scaling = windows.fit_scaling(sample, self.recipe.data.scaling)
         unseen = ~sample.valid.any(axis=1)
-        scaling.offset[unseen] = [levels.get(c, 0.0) for c, u in zip(channels, unseen, strict=True) if u]
+        scaling.offset[unseen] = np.array([levels.get(c, 0.0) for c in channels])[unseen]
         values = np.where(sample.valid, scaling.apply(sample.values), np.float32(0))
         scaled = windows.Scaled(values, sample.valid, sample.channels, scaling, sample.window)
         tokens = self.tokenizer.tokenize(collate([scaled]))
@@ -106,7 +106,8 @@ class Repairer:
             on = tokens.to(self.device)
             predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
             patches[0, mask.hidden[0]] = predicted[0]
-        return scaling.invert(self.tokenizer.untokenize(patches, tokens.grid)[0].numpy())
+        restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
+        return scaling.invert(restored)
 
     def _join(self, recording: Recording, span: Span, times: Float64, predicted: Float64) -> Float64:
         """The prediction at the span's own samples, corrected so that it meets the visible signal at both edges."""

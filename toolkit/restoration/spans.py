@@ -50,7 +50,7 @@ def from_table(table: pd.DataFrame, recording: Recording, channels: Sequence[int
     spans = []
     for row in table.to_dict("records"):
         name = str(row.get("channel") or "")
-        hit = channels if name in ("", "nan") else [s.channel for s in whole_channels(recording, [name])]
+        hit = channels if not name else [s.channel for s in whole_channels(recording, [name])]
         spans += [clip(recording, i, float(row["start"]), float(row["stop"]), "asked") for i in hit]
     return [s for s in spans if s.stop > s.start]
 
@@ -65,7 +65,7 @@ def clip(recording: Recording, channel: int, start_s: float, stop_s: float, why:
 def read_table(path: Path) -> pd.DataFrame:
     """A --spans CSV: path, start, stop and optional channel. Raises UsageError."""
     try:
-        table = pd.read_csv(path, dtype={"path": str, "channel": str})
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except (OSError, ValueError) as problem:
         raise UsageError(f"Spans '{path}' cannot be read: {problem}.") from None
     if missing := [c for c in ("path", "start", "stop") if c not in table.columns]:
@@ -74,6 +74,12 @@ def read_table(path: Path) -> pd.DataFrame:
         if (bad := pd.to_numeric(table[name], errors="coerce").isna()).any():
             row = int(np.flatnonzero(bad)[0])
             raise UsageError(f"Spans '{path}', row {row + 2}: {name} is '{table[name].iloc[row]}', expected seconds.")
+        table[name] = pd.to_numeric(table[name]).astype(float)
+    wrong = (table["path"] == "") | (table["stop"] <= table["start"])
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UsageError(f"Spans '{path}', row {row + 2}: expected a path, and stop later than start; got "
+                         f"'{table['path'].iloc[row]}', {table['start'].iloc[row]:g} and {table['stop'].iloc[row]:g} s.")
     return table
 
 

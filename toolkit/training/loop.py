@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from readers.schema import ReadError
+from toolkit import files
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import Batch, BatchSampler, Prefetcher
 from toolkit.errors import ToolkitError
@@ -62,7 +64,10 @@ class Trainer:
         return self.position.step
 
     def train(self, progress: Progress, stop: StopSignals) -> Summary:
-        """Run to the recipe's last step. Raises ToolkitError (a loss that is not finite, a full disk) or Interrupted."""
+        """Run to the recipe's last step.
+
+        Raises ToolkitError (a loss that is not finite, a file that can no longer be read, a full disk) or Interrupted.
+        """
         table, first = self.recipe.training, self.position.step
         reader = Prefetcher(self.sampler, first, table.steps, self.workers)
         meter = _Meter(self.run / METRICS, first, table.batch_size)
@@ -70,7 +75,11 @@ class Trainer:
         with meter, contextlib.closing(reader):
             for step in range(first, table.steps):
                 waited = time.monotonic()
-                batch = reader.get()
+                try:
+                    batch = reader.get()
+                except ReadError as problem:
+                    raise ToolkitError(f"Reading the batch of step {step + 1} failed: {problem}. Mend or remove the file, then "
+                                       "continue from the last checkpoint with --resume.") from None
                 waited = time.monotonic() - waited
                 scored, norm = self._step(batch, step)
                 meter.add(step + 1, scored, norm, waited, optimizer.learning_rate(self.recipe, step))
@@ -115,7 +124,8 @@ class _Meter:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self.handle.close()
+        with contextlib.suppress(OSError):  # every line was flushed; a full disk was told then
+            self.handle.close()
 
     def add(self, step: int, scored: Scored, norm: float, waited: float, rate: float) -> None:
         """Take one step's figures."""
@@ -131,7 +141,11 @@ class _Meter:
                "learning_rate": self.rows[-1]["learning_rate"],
                "samples_per_s": round(self.batch_size * len(self.rows) / seconds, 2),
                "data_wait": round(sum(r["waited"] for r in self.rows) / seconds, 4)}
-        print(json.dumps(row), file=self.handle, flush=True)
+        try:
+            print(json.dumps(row), file=self.handle, flush=True)
+        except OSError as problem:
+            raise ToolkitError(f"'{self.path}' could not be written: {problem.strerror}. Free space, then continue from the last "
+                               "checkpoint with --resume.") from None
         self.line = (f"loss {row['loss']:.4f} (mean predictor {row['loss_trivial']:.4f}), "
                      f"{row['samples_per_s']:.1f} samples/s, data wait {100 * row['data_wait']:.0f} %")
         self.rows, self.logged = [], now
@@ -159,4 +173,4 @@ def keep_lines(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(row) + "\n" for row in read_metrics(path.parent) if row["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    files.write_text(path, "".join(kept))

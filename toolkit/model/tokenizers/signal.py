@@ -13,6 +13,7 @@ from torch import Tensor
 
 from readers.schema import Channel
 from toolkit.corpus.batches import Batch
+from toolkit.corpus.windows import scale_groups
 from toolkit.model.tokens import TokenSet
 from toolkit.recipe import Recipe
 
@@ -27,6 +28,7 @@ class SignalPatches:
     def __init__(self, recipe: Recipe) -> None:
         self.patch = recipe.tokenizer.patch
         self.rate_hz = recipe.data.rate_hz
+        self.scaling = recipe.data.scaling
         self.names = recipe.tokenizer.channels
         self.unknown = recipe.tokenizer.unknown_channels
 
@@ -61,13 +63,14 @@ class SignalPatches:
         whole = valid.view(size, channels, steps, self.patch).all(-1)
         patches = values.view(size, channels, steps, self.patch).masked_fill(~whole[..., None], 0.0)
         identity = torch.tensor([self.identities(c) for c in batch.channels])
+        scale = torch.tensor([scale_groups(c, self.scaling) for c in batch.channels])
         place = torch.stack([_places(c) for c in batch.channels])
         time = (torch.arange(steps) + 0.5) * (self.patch / self.rate_hz)
         coords = torch.cat([place[:, :, None].expand(-1, -1, steps, -1),
                             time.expand(size, channels, steps)[..., None]], dim=-1)
         return TokenSet(patches.reshape(size, channels * steps, self.patch), coords.reshape(size, channels * steps, 4),
-                        identity[:, :, None].expand(-1, -1, steps).reshape(size, -1),
-                        whole.reshape(size, -1), (channels, steps))
+                        identity[:, :, None].expand(-1, -1, steps).reshape(size, -1), whole.reshape(size, -1),
+                        scale[:, :, None].expand(-1, -1, steps).reshape(size, -1), (channels, steps))
 
     def untokenize(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """(B, C * T', patch) back to (B, C, T)."""
