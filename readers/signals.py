@@ -52,9 +52,7 @@ class SignalRecording(Recording):
         Each span (start, stop) lies inside 0.._length(channel). Raises ReadError.
         """
 
-    def read(
-        self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None
-    ) -> Sample:
+    def read(self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None) -> Sample:
         """Read samples start..stop of the grid k / rate_hz (default: ``axes.rate_hz``).
 
         Returns values float32 (C, T) in each channel's unit. A sample is valid where it lies inside the

@@ -105,9 +105,7 @@ def parse_header(data: bytes, file_name: str) -> Header:
         raise ReadError(f"{file_name} claims to have no segments")
     lines = content[1 : 1 + wanted]
     if len(lines) < wanted:
-        raise ReadError(
-            f"{file_name} lists {len(lines)} of the {wanted} {'segments' if multi else 'signals'} it claims"
-        )
+        raise ReadError(f"{file_name} lists {len(lines)} of the {wanted} {'segments' if multi else 'signals'} it claims")
     return Header(
         name=match["name"],
         n_signals=n_signals,

@@ -62,7 +62,7 @@ class WfdbRecording(SignalRecording):
             start_date=self.header.start_date,
         )
         self.ids = ids_of(self.header, path.stem)
-        self.warnings = tuple([*notes, *found, *_remarks(self.channels, lines, self.parts)])
+        self.warnings = (*notes, *found, *_remarks(self.channels, lines, self.parts))
 
     @property
     def events(self) -> Sequence[Event]:
@@ -253,9 +253,7 @@ def _channels(path: Path, lines: Sequence[SignalLine], parts: Sequence[Part], ra
 
 def _remarks(channels: Sequence[Channel], lines: Sequence[SignalLine], parts: Sequence[Part]) -> list[str]:
     """Warnings about the channels."""
-    notes = [
-        f"{count} signals are called {name}" for name, count in Counter(c.name for c in channels).items() if count > 1
-    ]
+    notes = [f"{count} signals are called {name}" for name, count in Counter(c.name for c in channels).items() if count > 1]
     rates = sorted({c.rate_hz for c in channels if c.rate_hz is not None})
     if len(rates) > 1:
         notes.append(f"mixed rates: {', '.join(f'{rate:g}' for rate in rates)} Hz")
@@ -285,9 +283,7 @@ def _disagreements(segment: Segment) -> list[str]:
             line = segment.header.signals[signal]
             where = f"{segment.path.name}: {line.name or f'signal {signal}'}"
             if line.checksum is not None and (line.checksum - sums[signal]) % 65536:
-                problems.append(
-                    f"{where} has the checksum {sums[signal] % 65536}, the header says {line.checksum % 65536}"
-                )
+                problems.append(f"{where} has the checksum {sums[signal] % 65536}, the header says {line.checksum % 65536}")
             # With several samples per frame some writers put the frame's mean; differences start from it.
             plain = line.samples_per_frame == 1 and file.format != "8"
             if plain and line.initial is not None and line.initial != firsts[signal]:

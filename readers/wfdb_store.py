@@ -168,9 +168,7 @@ def _signal_files(path: Path, header: Header) -> tuple[SignalFile, ...]:
         lines = [header.signals[signal] for signal in signals]
         formats = {line.format for line in lines}
         if len(formats) > 1 or not formats <= {*PACKINGS, *FLAC_INVALID}:
-            raise ReadError(
-                f"{path.name} gives {name} the format {' and '.join(sorted(formats))}, which is not readable"
-            )
+            raise ReadError(f"{path.name} gives {name} the format {' and '.join(sorted(formats))}, which is not readable")
         sizes = [line.samples_per_frame for line in lines]
         places = tuple(sum(sizes[:k]) for k in range(len(sizes)))
         offset = lines[0].byte_offset

@@ -68,9 +68,7 @@ def write_wfdb(recording: WfdbRecording, patches: Sequence[Patch], path: Path) -
     finally:
         for rest in scratch.values():
             rest.unlink(missing_ok=True)
-    notes = tuple(
-        f"{count} samples of {name} lie where the record stores none" for name, count in tally.left_out.items()
-    )
+    notes = tuple(f"{count} samples of {name} lie where the record stores none" for name, count in tally.left_out.items())
     return Written(path, tally.changed, tally.clipped, notes)
 
 
@@ -87,9 +85,7 @@ def _check(recording: WfdbRecording, patch: Patch) -> None:
         signal = part.signals[patch.channel]
         fmt = "" if signal is None else part.segment.header.signals[signal].format
         if signal is not None and (fmt not in PACKINGS or PACKINGS[fmt].differences):
-            raise ReadError(
-                f"restore cannot write WFDB format {fmt}, which holds {channel.name} of {recording.path.name}"
-            )
+            raise ReadError(f"restore cannot write WFDB format {fmt}, which holds {channel.name} of {recording.path.name}")
 
 
 def _apply(recording: WfdbRecording, patch: Patch, scratch: dict[Path, Path], tally: _Tally) -> None:

@@ -22,7 +22,9 @@ from toolkit.recipe import Recipe
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 TINY: dict[str, Any] = {
-    "data.rate_hz": 100.0, "data.window_s": 2.0, "tokenizer.patch": 10,
+    "data.rate_hz": 100.0,
+    "data.window_s": 2.0,
+    "tokenizer.patch": 10,
     "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64},
     "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
     "training": {"steps": 8, "batch_size": 4, "seed": 3, "log_every": 2, "checkpoint_every": 2},
@@ -44,13 +46,24 @@ def _signals(rng: np.random.Generator, seconds: float, rate: float, leads: int) 
 def wfdb_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five records of four subjects: 12 leads at 200 Hz, 2 leads twice, PPG, ECG with PPG; and a file of no format."""
     root, rng = tmp_path_factory.mktemp("records"), np.random.default_rng(7)
-    records = [("a", "twelve", 200, LEADS, 11.0, "s1"), ("a", "two", 100, ("I", "V2"), 9.3, "s2"),
-               ("b", "more", 100, ("II", "V5"), 8.0, "s2"), ("b", "pulse", 50, ("PPG",), 7.0, "s3"),
-               ("b", "both", 100, ("II", "PPG"), 6.0, "s4")]
+    records = [
+        ("a", "twelve", 200, LEADS, 11.0, "s1"),
+        ("a", "two", 100, ("I", "V2"), 9.3, "s2"),
+        ("b", "more", 100, ("II", "V5"), 8.0, "s2"),
+        ("b", "pulse", 50, ("PPG",), 7.0, "s3"),
+        ("b", "both", 100, ("II", "PPG"), 6.0, "s4"),
+    ]
     for where, name, rate, leads, seconds, subject in records:
         units = ["NU" if lead == "PPG" else "mV" for lead in leads]
-        create_wfdb(root / where, name, _signals(rng, seconds, rate, len(leads)), rate_hz=rate, names=leads, units=units,
-                    comments=[f"subject: {subject}"])
+        create_wfdb(
+            root / where,
+            name,
+            _signals(rng, seconds, rate, len(leads)),
+            rate_hz=rate,
+            names=leads,
+            units=units,
+            comments=[f"subject: {subject}"],
+        )
     (root / "notes.txt").write_text("not a recording")
     return root
 

@@ -26,7 +26,6 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, problem):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-
     def write():
         with files.atomic(path) as temporary:
             temporary.write_text("ne")

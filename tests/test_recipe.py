@@ -41,11 +41,18 @@ def test_a_recipe_has_the_contract_s_training_table_and_about_40_lines(name):
 
 
 @settings(max_examples=60, deadline=None)
-@given(paper=st.text(st.characters(exclude_categories=["Cs"])), rate=st.integers(1, 40),
-       learning=st.floats(1e-300, 1e300), betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)))
+@given(
+    paper=st.text(st.characters(exclude_categories=["Cs"])),
+    rate=st.integers(1, 40),
+    learning=st.floats(1e-300, 1e300),
+    betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+)
 def test_any_text_and_number_survives_printing(paper, rate, learning, betas):
-    recipe = recipes.resolve("csfm", size="tiny", flags={"paper": paper, "data.rate_hz": 25 * rate,
-                                                         "optimizer.learning_rate": learning, "optimizer.betas": list(betas)})
+    recipe = recipes.resolve(
+        "csfm",
+        size="tiny",
+        flags={"paper": paper, "data.rate_hz": 25 * rate, "optimizer.learning_rate": learning, "optimizer.betas": list(betas)},
+    )
     assert recipes.build(tomllib.loads(recipes.to_toml(recipe)), where="printed") == recipe
 
 
@@ -101,14 +108,17 @@ def test_a_missing_key_is_named(tmp_path):
         recipes.resolve(str(path))
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("cfsm", ["no recipe 'cfsm'", "Did you mean 'csfm'?"]),
-    ("gone.toml", ["gone.toml", "cannot be read"]),
-    ("folder.toml", ["folder.toml", "cannot be read"]),
-    ("latin.toml", ["latin.toml", "cannot be read"]),
-    ("broken.toml", ["not valid TOML", "line 1"]),
-    ("sizes.toml", ["size"]),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cfsm", ["no recipe 'cfsm'", "Did you mean 'csfm'?"]),
+        ("gone.toml", ["gone.toml", "cannot be read"]),
+        ("folder.toml", ["folder.toml", "cannot be read"]),
+        ("latin.toml", ["latin.toml", "cannot be read"]),
+        ("broken.toml", ["not valid TOML", "line 1"]),
+        ("sizes.toml", ["size"]),
+    ],
+)
 def test_a_recipe_that_is_not_there_or_no_toml(name, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.toml").mkdir()
@@ -127,8 +137,9 @@ def test_flags_win_over_settings_over_size_over_recipe():
     assert tiny.optimizer.weight_decay == written.optimizer.weight_decay  # what the size leaves out stays
     both = recipes.resolve("csfm", size="tiny", settings=["training.steps=7", "training.steps=8", "encoder.depth=1"])
     assert (both.training.steps, both.encoder.depth) == (8, 1)
-    flagged = recipes.resolve("csfm", size="tiny", settings=["training.steps=7", "training.seed=5"],
-                              flags={"training.steps": 9, "training.seed": None})
+    flagged = recipes.resolve(
+        "csfm", size="tiny", settings=["training.steps=7", "training.seed=5"], flags={"training.steps": 9, "training.seed": None}
+    )
     assert (flagged.training.steps, flagged.training.seed) == (9, 5)
 
 

@@ -28,10 +28,15 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
+        mask = os.umask(0)  # some libraries make private files; give it the rights that open() would
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as problem:
-        raise ToolkitError(f"'{path}' could not be written: {problem.strerror or problem}. Nothing that was there "
-                           "before is changed. Free space or choose another place, then run again.") from None
+        raise ToolkitError(
+            f"'{path}' could not be written: {problem.strerror or problem}. Nothing that was there "
+            "before is changed. Free space or choose another place, then run again."
+        ) from None
     finally:
         with suppress(OSError):  # there is nothing to remove where nothing could be made
             temporary.unlink()
@@ -71,8 +76,10 @@ def check_folder(path: Path, *, overwrite: bool, what: str) -> None:
         if not overwrite:
             raise UsageError(f"{what} '{path}' exists. Choose another --out, or pass --overwrite to replace it.")
         if not any((path / mark).exists() for mark in MARKS):
-            raise UsageError(f"{what} '{path}' holds none of {', '.join(MARKS)}, so it was not written by this program and "
-                             "--overwrite does not remove it. Choose another --out.")
+            raise UsageError(
+                f"{what} '{path}' holds none of {', '.join(MARKS)}, so it was not written by this program and "
+                "--overwrite does not remove it. Choose another --out."
+            )
     check_writable(path)
 
 

@@ -35,8 +35,10 @@ def use_device(name: str) -> torch.device:
     if name not in have:
         raise UsageError(f"--device is auto, cpu, cuda or mps, got '{name}'.")
     if not have[name]:
-        raise UsageError(f"--device {name} was asked for, but this machine has none that torch can use "
-                         f"(torch {torch.__version__}). Use --device auto or cpu.")
+        raise UsageError(
+            f"--device {name} was asked for, but this machine has none that torch can use "
+            f"(torch {torch.__version__}). Use --device auto or cpu."
+        )
     return torch.device(name)
 
 

@@ -47,8 +47,12 @@ class Progress:
             self._bar.update(self._task, completed=done, note=note)
         elif self._plain and time.monotonic() - self._said >= INTERVAL_S:
             self._said = time.monotonic()
-            print(f"{self.what}: {done}/{self.total} {self.unit}, {note + ', ' if note else ''}"
-                  f"about {self.remaining_s():.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {done}/{self.total} {self.unit}, {note + ', ' if note else ''}"
+                f"about {self.remaining_s():.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def remaining_s(self) -> float:
         """Estimated seconds to the end at the pace so far."""
@@ -61,5 +65,11 @@ def _bar():  # type: ignore[no-untyped-def]  # rich is imported only where a ter
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    return Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-               TimeRemainingColumn(), console=Console(stderr=True))
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -156,17 +156,27 @@ class Recipe(Table):
     def _consistent(self) -> Recipe:
         samples = self.data.rate_hz * self.data.window_s
         if abs(samples / self.tokenizer.patch - round(samples / self.tokenizer.patch)) > 1e-9:
-            raise ValueError(f"data.window_s: {self.data.window_s} s at {self.data.rate_hz} Hz is {samples:g} samples, "
-                             f"not a multiple of tokenizer.patch = {self.tokenizer.patch} samples")
+            raise ValueError(
+                f"data.window_s: {self.data.window_s} s at {self.data.rate_hz} Hz is {samples:g} samples, "
+                f"not a multiple of tokenizer.patch = {self.tokenizer.patch} samples"
+            )
         for which, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if part.head_width % 2:
                 raise ValueError(f"{which}.head_width: {part.head_width} is odd; rotary positions turn pairs")
         if not -self.encoder.depth - 1 <= self.embedding.layer <= -1:
-            raise ValueError(f"embedding.layer: got {self.embedding.layer}, expected -1 (the last) to {-self.encoder.depth - 1} "
-                             f"(before the first of {self.encoder.depth} blocks)")
+            raise ValueError(
+                f"embedding.layer: got {self.embedding.layer}, expected -1 (the last) to {-self.encoder.depth - 1} "
+                f"(before the first of {self.encoder.depth} blocks)"
+            )
         low, high = self.mask.span_patches
         if not 1 <= low <= high:
             raise ValueError(f"mask.span_patches: got [{low}, {high}], expected 1 <= shortest <= longest")
+        for name in (n for group in self.mask.groups_of_channels for n in group):
+            if name not in self.tokenizer.channels:
+                raise ValueError(
+                    f"mask.groups_of_channels: '{name}' is not in tokenizer.channels. "
+                    f"{did_you_mean(name, self.tokenizer.channels)[:-1]}"
+                )
         if self.mask.spans + self.mask.gaps + self.mask.groups == 0:
             raise ValueError("mask: spans, gaps and groups are all 0; nothing says how to hide")
         return self
@@ -197,8 +207,10 @@ def source(name_or_file: str) -> str:
         except (OSError, UnicodeDecodeError) as problem:
             raise UsageError(f"Recipe file '{path}' cannot be read: {problem}.") from None
     if name_or_file not in names():
-        raise UsageError(f"There is no recipe '{name_or_file}'. {did_you_mean(name_or_file, names())} "
-                         "`toolkit recipes ls` lists them; a file is given by a path that ends in .toml.")
+        raise UsageError(
+            f"There is no recipe '{name_or_file}'. {did_you_mean(name_or_file, names())} "
+            "`toolkit recipes ls` lists them; a file is given by a path that ends in .toml."
+        )
     return (_folder() / f"{name_or_file}.toml").read_text(encoding="utf-8")
 
 
@@ -206,8 +218,9 @@ def _folder() -> Any:
     return resources.files("recipes")
 
 
-def resolve(name_or_file: str, *, size: str | None = None, settings: Sequence[str] = (),
-            flags: Mapping[str, Any] | None = None) -> Recipe:
+def resolve(
+    name_or_file: str, *, size: str | None = None, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Recipe:
     """Build the resolved recipe.
 
     ``settings`` are ``a.b=value`` strings (values as in TOML, bare words are strings), ``flags`` maps

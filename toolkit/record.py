@@ -27,8 +27,12 @@ class RunRecord:
     def __init__(self, command: str) -> None:
         self.began = time.monotonic()
         self.facts: dict[str, Any] = {
-            "command": command, "argv": sys.argv, "toolkit": __version__, "python": platform.python_version(),
-            "packages": _versions(), "machine": {"platform": platform.platform(), "cores": machine.available_cores()},
+            "command": command,
+            "argv": sys.argv,
+            "toolkit": __version__,
+            "python": platform.python_version(),
+            "packages": _versions(),
+            "machine": {"platform": platform.platform(), "cores": machine.available_cores()},
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
 
@@ -38,8 +42,12 @@ class RunRecord:
 
     def add_model(self, loaded: LoadedModel) -> None:
         """Add the model that was used and the recipe it replays."""
-        self.add(model=str(loaded.path), model_hash=loaded.hash, recipe=loaded.recipe.model_dump(mode="json"),
-                 recipe_hash=recipes.fingerprint(loaded.recipe))
+        self.add(
+            model=str(loaded.path),
+            model_hash=loaded.hash,
+            recipe=loaded.recipe.model_dump(mode="json"),
+            recipe_hash=recipes.fingerprint(loaded.recipe),
+        )
 
     @property
     def seconds(self) -> float:

@@ -7,8 +7,12 @@ from toolkit.corpus.batches import BatchSampler, Prefetcher, Source, collate
 
 
 def same(a, b):
-    return (np.array_equal(a.values, b.values) and np.array_equal(a.valid, b.valid) and a.channels == b.channels
-            and a.sources == b.sources)
+    return (
+        np.array_equal(a.values, b.values)
+        and np.array_equal(a.valid, b.valid)
+        and a.channels == b.channels
+        and a.sources == b.sources
+    )
 
 
 def test_a_batch_is_a_function_of_seed_and_step_alone(sources, tiny):

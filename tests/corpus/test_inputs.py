@@ -63,8 +63,13 @@ def test_a_nul_separated_path_may_hold_a_newline(wfdb_folder, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_manifest_names_records_and_their_subjects(wfdb_folder, suffix):
-    table = pd.DataFrame({"path": ["b/pulse.hea", "a/two.hea", "gone.hea", str(wfdb_folder / "b/both.hea")],
-                          "subject": ["007", None, "x", "NA"], "site": ["here"] * 4})
+    table = pd.DataFrame(
+        {
+            "path": ["b/pulse.hea", "a/two.hea", "gone.hea", str(wfdb_folder / "b/both.hea")],
+            "subject": ["007", None, "x", "NA"],
+            "site": ["here"] * 4,
+        }
+    )
     manifest = wfdb_folder.parent / f"{wfdb_folder.name}-list.{suffix}"
     table["path"] = [p if p[0] == "/" else f"{wfdb_folder.name}/{p}" for p in table["path"]]
     table.to_csv(manifest, index=False) if suffix == "csv" else table.to_parquet(manifest)
@@ -79,14 +84,17 @@ def test_a_manifest_names_records_and_their_subjects(wfdb_folder, suffix):
     assert {item.path.stem: item.ids.get("subject") for item in both.items}["pulse"] == "007"
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.csv", b"file,subject\nx,1\n", ["no column 'path'", "file, subject"]),
-    ("b.csv", b"", ["b.csv", "cannot be read"]),
-    ("c.csv", b"path\n\xff\xfe\n", ["c.csv", "cannot be read"]),
-    ("d.csv", b"path,subject\nr.hea,1\n,2\n", ["d.csv", "row 3", "path"]),
-    ("e.parquet", b"PAR1 not really", ["e.parquet", "cannot be read"]),
-    ("f.csv", b"path,subject\n", ["No recordings", "f.csv"]),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"file,subject\nx,1\n", ["no column 'path'", "file, subject"]),
+        ("b.csv", b"", ["b.csv", "cannot be read"]),
+        ("c.csv", b"path\n\xff\xfe\n", ["c.csv", "cannot be read"]),
+        ("d.csv", b"path,subject\nr.hea,1\n,2\n", ["d.csv", "row 3", "path"]),
+        ("e.parquet", b"PAR1 not really", ["e.parquet", "cannot be read"]),
+        ("f.csv", b"path,subject\n", ["No recordings", "f.csv"]),
+    ],
+)
 def test_a_manifest_that_cannot_be_used_is_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError) as error:
@@ -98,8 +106,14 @@ def test_what_is_not_there_or_holds_nothing_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "letter.txt").write_text("hello")
-    for data, words in [(["gone"], "'gone' does not exist"), (["*.hea"], "'*.hea' does not exist"), ([""], "'' does not exist"),
-                        (["empty"], "No recordings in 'empty'"), (["letter.txt"], "'letter.txt'"), (["-"], "stdin")]:
+    for data, words in [
+        (["gone"], "'gone' does not exist"),
+        (["*.hea"], "'*.hea' does not exist"),
+        ([""], "'' does not exist"),
+        (["empty"], "No recordings in 'empty'"),
+        (["letter.txt"], "'letter.txt'"),
+        (["-"], "stdin"),
+    ]:
         with pytest.raises(UsageError) as error:
             gather(data)
         assert words in str(error.value) and error.value.exit_code == 2
@@ -110,7 +124,7 @@ def test_what_is_not_there_or_holds_nothing_is_named(tmp_path, monkeypatch):
 def test_a_domain_leaves_out_the_others_but_no_missing_file(wfdb_folder):
     lines = f"{wfdb_folder}/a/two.hea\n{wfdb_folder}/gone.hea\n".encode()
     assert stems(gather(["-"], stdin=io.BytesIO(lines), domain="cardiac")) == ["two", "gone"]
-    with pytest.raises(UsageError, match="of domain mri"):
+    with pytest.raises(UsageError, match="no domain 'mri'"):
         gather([str(wfdb_folder)], domain="mri")
 
 

@@ -41,19 +41,22 @@ def test_a_short_row_has_empty_cells(tmp_path):
     assert got.rows["label"].tolist() == ["N", "V"] and np.isnan(got.rows["start"][1])
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("file,label\nr1,N\n", ["no column 'path'", "file, label"]),
-    ("path,label\n", ["no row"]),
-    ("", ["cannot be read"]),
-    (b"path,label\n\xff,x\n", ["cannot be read"]),
-    ("path,label\nr1,N\nr2,V,more\n", ["cannot be read", "line 3"]),
-    ("path,start,stop\nr1,0,1\nr2,soon,3\n", ["row 3", "start", "'soon'", "seconds"]),
-    ("path,start,stop\nr1,nan,3\n", ["row 2", "start", "'nan'"]),
-    ("path,start,stop\nr1,0,1\nr1,5,\n", ["row 3", "both be given", "5.0", "nan"]),
-    ("path,start\nr1,5\n", ["row 2", "both be given"]),
-    ("path,start,stop\nr1,5,5\n", ["row 2", "later", "5.0"]),
-    ("path,start,stop\nr1,5,4\n", ["row 2", "later"]),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\nr1,N\n", ["no column 'path'", "file, label"]),
+        ("path,label\n", ["no row"]),
+        ("", ["cannot be read"]),
+        (b"path,label\n\xff,x\n", ["cannot be read"]),
+        ("path,label\nr1,N\nr2,V,more\n", ["cannot be read", "line 3"]),
+        ("path,start,stop\nr1,0,1\nr2,soon,3\n", ["row 3", "start", "'soon'", "seconds"]),
+        ("path,start,stop\nr1,nan,3\n", ["row 2", "start", "'nan'"]),
+        ("path,start,stop\nr1,0,1\nr1,5,\n", ["row 3", "both be given", "5.0", "nan"]),
+        ("path,start\nr1,5\n", ["row 2", "both be given"]),
+        ("path,start,stop\nr1,5,5\n", ["row 2", "later", "5.0"]),
+        ("path,start,stop\nr1,5,4\n", ["row 2", "later"]),
+    ],
+)
 def test_a_table_that_cannot_be_used_is_named_with_its_row(tmp_path, text, words):
     with pytest.raises(UsageError) as error:
         table(tmp_path, text)
@@ -71,8 +74,18 @@ def test_a_column_that_is_not_there_offers_the_nearest(tmp_path):
 def test_a_path_is_relative_to_the_csv_to_data_or_absolute(tmp_path):
     recordings = [str(tmp_path / p) for p in ("data/a/r1.hea", "data/b/r1.hea", "data/b/r2.v1.hea", "tables/r3.hea")]
     matcher = PathMatcher(recordings, [tmp_path / "data"], tmp_path / "tables" / "labels.csv")
-    for path, row in [("a/r1.hea", 0), ("b/r1.hea", 1), ("a/r1", 0), ("a/r1.dat", 0), ("./b/../a/r1.hea", 0),
-                      ("../data/b/r1.hea", 1), (recordings[1], 1), ("r3.hea", 3), ("b/r2.v1.hea", 2), ("b/r2.v1", 2)]:
+    for path, row in [
+        ("a/r1.hea", 0),
+        ("b/r1.hea", 1),
+        ("a/r1", 0),
+        ("a/r1.dat", 0),
+        ("./b/../a/r1.hea", 0),
+        ("../data/b/r1.hea", 1),
+        (recordings[1], 1),
+        ("r3.hea", 3),
+        ("b/r2.v1.hea", 2),
+        ("b/r2.v1", 2),
+    ]:
         assert matcher.find(path) == recordings[row], path
     for path in ("c/r1.hea", "r9.hea", "/elsewhere/data/a/r1.hea", "", ".", "..", "/", "b", "r2"):
         assert matcher.find(path) is None, path

@@ -147,11 +147,14 @@ def test_a_full_disk_keeps_the_journal(whole, tmp_path, loaded, data):
     assert not out.exists() and not list(journal.folder(out).glob(".*"))
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"model": "other"}, ["another model", "m, now other"]),
-    ({"options": {"window_s": 3.0}}, ["another options", "3.0"]),
-    ({"inputs": ["b"]}, ["another inputs"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "other"}, ["another model", "m, now other"]),
+        ({"options": {"window_s": 3.0}}, ["another options", "3.0"]),
+        ({"inputs": ["b"]}, ["another inputs"]),
+    ],
+)
 def test_rows_of_another_plan_are_never_mixed_in(tmp_path, loaded, data, change, words):
     out = tmp_path / "t.parquet"
     with pytest.raises(KeyError):

@@ -68,8 +68,11 @@ def test_parquet_and_arrow_are_what_other_libraries_expect(tmp_path):
     expected = pa.Table.from_batches(made, schema)
     for kind in ("parquet", "arrow"):
         (tmp_path / f"t.{kind}").write_bytes(written(kind, schema, made))
-    for got in (pq.read_table(tmp_path / "t.parquet"), pa.feather.read_table(tmp_path / "t.arrow"),
-                pa.ipc.open_stream(written("arrow", schema, made, writers=table.STREAM_WRITERS)).read_all()):
+    for got in (
+        pq.read_table(tmp_path / "t.parquet"),
+        pa.feather.read_table(tmp_path / "t.arrow"),
+        pa.ipc.open_stream(written("arrow", schema, made, writers=table.STREAM_WRITERS)).read_all(),
+    ):
         assert got.cast(schema).equals(expected) and got.schema.metadata == schema.metadata
         column = got.schema.field("embedding").type
         assert column.list_size == 11 and column.value_type == pa.float32()
@@ -84,14 +87,24 @@ def test_csv_and_json_lines_are_what_other_libraries_expect():
     np.testing.assert_array_equal(frame[[f"e{i}" for i in range(11)]].to_numpy(np.float32), values)
     rows = [json.loads(line) for line in written("jsonl", schema, made).decode().splitlines()]
     np.testing.assert_array_equal(np.array([r["embedding"] for r in rows], np.float32), values)
-    assert rows[0] == {"path": 'a, "b" 0.hea', "start": 0.0, "stop": 1 / 3, "unit": "s", "domain": "cardiac", "subject": None,
-                       "embedding": rows[0]["embedding"]}
+    assert rows[0] == {
+        "path": 'a, "b" 0.hea',
+        "start": 0.0,
+        "stop": 1 / 3,
+        "unit": "s",
+        "domain": "cardiac",
+        "subject": None,
+        "embedding": rows[0]["embedding"],
+    }
     assert b"0.1," in written("csv", schema, made) and "0.1" in json.dumps(rows[0]["embedding"][0])  # the shortest spelling
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6),
-       st.floats(0, 1e7), st.one_of(st.none(), st.text(st.characters(categories=["L", "N", "P"]), min_size=1)))
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6),
+    st.floats(0, 1e7),
+    st.one_of(st.none(), st.text(st.characters(categories=["L", "N", "P"]), min_size=1)),
+)
 def test_any_float32_and_any_name_survives_text(values, start, subject):
     vector = np.array([values], np.float32)
     schema = table.schema(len(values), tokens=False, metadata={})
@@ -149,8 +162,19 @@ def test_every_format_but_npy_goes_through_a_pipe(kind):
     same(read_table(pipe.getvalue(), "-"), schema, made, metadata=kind in ("parquet", "arrow"))
 
 
-@pytest.mark.parametrize("content", [b"", b"path,label\nr1,N\n", b"PAR1 cut", b"ARROW1 cut", b"\xff\xff\xff\xffcut",
-                                     b'{"path": 1}\n', b"{broken\n", b"\x93NUMPY"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"path,label\nr1,N\n",
+        b"PAR1 cut",
+        b"ARROW1 cut",
+        b"\xff\xff\xff\xffcut",
+        b'{"path": 1}\n',
+        b"{broken\n",
+        b"\x93NUMPY",
+    ],
+)
 def test_what_is_no_table_is_refused_by_name(content):
     with pytest.raises(UsageError, match="'my table' is not an embedding table"):
         read_table(content, "my table")
@@ -195,7 +219,18 @@ def test_the_effective_rank_is_that_of_numpy_s_singular_values(rows, width):
     assert 1 <= gram.effective_rank() <= min(rows, width) * 1.001 and table.Gram(3).effective_rank() is None
 
 
-@pytest.mark.parametrize(("out", "kind"), [("-", "arrow"), ("a.parquet", "parquet"), ("a.feather", "arrow"), ("a.npy", "npy"),
-                                          ("a.csv", "csv"), ("a.jsonl", "jsonl"), ("a.txt", None), ("a", None)])
+@pytest.mark.parametrize(
+    ("out", "kind"),
+    [
+        ("-", "arrow"),
+        ("a.parquet", "parquet"),
+        ("a.feather", "arrow"),
+        ("a.npy", "npy"),
+        ("a.csv", "csv"),
+        ("a.jsonl", "jsonl"),
+        ("a.txt", None),
+        ("a", None),
+    ],
+)
 def test_a_name_asks_for_a_format(out, kind):
     assert table.default_format(out) == kind

@@ -25,8 +25,12 @@ def twelve(sources, tiny):
 
 
 def permuted(batch, order):
-    return dataclasses.replace(batch, values=batch.values[:, order], valid=batch.valid[:, order],
-                               channels=tuple(tuple(c[i] for i in order) for c in batch.channels))
+    return dataclasses.replace(
+        batch,
+        values=batch.values[:, order],
+        valid=batch.valid[:, order],
+        channels=tuple(tuple(c[i] for i in order) for c in batch.channels),
+    )
 
 
 def test_tokens_go_back_to_the_signal_exactly(twelve, tiny):
@@ -58,7 +62,7 @@ def test_a_token_is_valid_when_all_its_samples_are(tiny):
 
 
 def test_unknown_and_repeated_channels_share_the_last_identities(tiny):
-    recipe = tiny(tokenizer__channels=("I", "II"), tokenizer__unknown_channels=2)
+    recipe = tiny(tokenizer__channels=("I", "II"), tokenizer__unknown_channels=2, mask__groups_of_channels=(("I", "II"),))
     tokenizer = SignalPatches(recipe)
     names = ["II", "X", "I", "II", "Y", "X"]
     assert tokenizer.identities([channel(n) for n in names]) == [1, 2, 0, 3, 2, 3] and tokenizer.num_identities == 4
@@ -123,5 +127,6 @@ def test_an_absent_channel_is_as_if_it_were_not_there(twelve, tiny):
     valid[:, [2, 9]] = False
     absent, without = tokenizer.tokenize(dataclasses.replace(twelve, valid=valid)), tokenizer.tokenize(permuted(twelve, kept))
     for pool in POOLS.values():
-        torch.testing.assert_close(pool(model.encoder(absent), absent.valid), pool(model.encoder(without), without.valid),
-                                   atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            pool(model.encoder(absent), absent.valid), pool(model.encoder(without), without.valid), atol=1e-5, rtol=0
+        )

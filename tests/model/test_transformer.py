@@ -19,8 +19,11 @@ def copied(block: SelfBlock) -> nn.TransformerEncoderLayer:
     """PyTorch's own pre-norm layer with the block's weights."""
     layer = nn.TransformerEncoderLayer(32, 4, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     fill_attention(layer.self_attn, block.attention)
-    for mine, theirs in zip((block.norm1, block.norm2, block.mlp[0], block.mlp[2]),
-                            (layer.norm1, layer.norm2, layer.linear1, layer.linear2), strict=True):
+    for mine, theirs in zip(
+        (block.norm1, block.norm2, block.mlp[0], block.mlp[2]),
+        (layer.norm1, layer.norm2, layer.linear1, layer.linear2),
+        strict=True,
+    ):
         theirs.load_state_dict(mine.state_dict())
     return layer
 
@@ -61,8 +64,12 @@ def test_the_encoder_is_its_parts_in_order_and_layers_count_from_the_end(tiny):
     recipe = tiny(position__rotary=False)
     encoder = shaken(autoencoder.build(recipe).encoder)
     tokens = some_tokens(recipe.tokenizer.patch)
-    x = (tokens.patches @ encoder.embed_patch.weight.T + encoder.embed_patch.bias + encoder.embed_position(tokens.coords)
-         + encoder.embed_channel.weight[tokens.channel])
+    x = (
+        tokens.patches @ encoder.embed_patch.weight.T
+        + encoder.embed_patch.bias
+        + encoder.embed_position(tokens.coords)
+        + encoder.embed_channel.weight[tokens.channel]
+    )
     expected = [x]
     for block in encoder.blocks:
         expected.append(block(expected[-1], None, None))
@@ -76,8 +83,14 @@ def some_tokens(patch, shift=0.0, size=2, count=15):
     coords = torch.rand(size, count, 4, generator=generator) * torch.tensor([1.0, 1.0, 1.0, 10.0])
     coords[..., 3] += shift
     channel = torch.randint(0, 5, (size, count), generator=generator)
-    fields = {"patches": torch.randn(size, count, patch, generator=generator), "coords": coords, "channel": channel,
-              "valid": torch.ones(size, count, dtype=torch.bool), "scale": torch.zeros_like(channel), "grid": (count,)}
+    fields = {
+        "patches": torch.randn(size, count, patch, generator=generator),
+        "coords": coords,
+        "channel": channel,
+        "valid": torch.ones(size, count, dtype=torch.bool),
+        "scale": torch.zeros_like(channel),
+        "grid": (count,),
+    }
     return TokenSet(**{name: fields[name] for name in TokenSet.__dataclass_fields__})
 
 

@@ -71,12 +71,13 @@ def test_tokens_that_are_not_valid_are_never_visible_while_there_are_enough_othe
     assert (~given_tokens.valid).any(1).all() and given_tokens.valid.gather(1, mask.visible).all()
 
 
-def test_spans_are_runs_in_each_channel_on_its_own(tiny):
+def test_spans_are_runs_in_each_group_of_channels_on_its_own(tiny):
     recipe = only(tiny, "spans", mask__span_patches=(4, 4))
     _, hidden = masked(recipe, tokens(recipe, size=40))
     runs = (hidden[:, :, 1:] != hidden[:, :, :-1]).sum(-1).float().mean() + 1
     assert runs < 6  # 20 patches in runs of four; on their own they would change about ten times
-    assert (hidden[:, 0] != hidden[:, 1]).any(-1).float().mean() > 0.9
+    assert (hidden[:, 6] != hidden[:, 7]).any(-1).float().mean() > 0.9
+    assert (limb_mixed(hidden) <= 1).all()
 
 
 def test_gaps_hide_the_same_times_in_all_channels(tiny):
@@ -94,7 +95,6 @@ def limb_mixed(hidden):
     return (limb.any(1) & ~limb.all(1)).sum(-1)
 
 
-@pytest.mark.xfail(strict=True, reason="the group at the limit is cut lead by lead, so that some limb leads give the others away")
 def test_limb_leads_are_hidden_together(tiny):
     recipe = only(tiny, "groups")
     _, hidden = masked(recipe, tokens(recipe, size=200))
@@ -120,7 +120,7 @@ def test_every_token_is_hidden_as_often_as_the_ratio_says(tiny):
 
 def test_the_ways_are_mixed_by_their_odds(tiny):
     recipe = tiny(mask__spans=3.0, mask__gaps=1.0, mask__groups=0.0, mask__ratio=0.5)
-    _, hidden = masked(recipe, tokens(recipe, size=1000, names=LEADS[:4]))
+    _, hidden = masked(recipe, tokens(recipe, size=1000, names=LEADS[6:10]))
     gaps = ((hidden.any(1) & ~hidden.all(1)).sum(-1) == 0).float().mean()
     assert abs(float(gaps) - 0.25) < 0.05
 

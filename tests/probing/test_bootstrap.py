@@ -43,7 +43,8 @@ def test_names_share_their_draws_so_that_a_difference_to_itself_is_nothing() -> 
 
 def test_the_seed_decides_the_draws() -> None:
     groups, y, p = _data(50, 26)
-    first, second, other = (resampled_scores(BINARY, y, {"m": p}, groups, resamples=30, seed=s)["m"]["macro_auroc"]
-                            for s in (1, 1, 2))
+    first, second, other = (
+        resampled_scores(BINARY, y, {"m": p}, groups, resamples=30, seed=s)["m"]["macro_auroc"] for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)

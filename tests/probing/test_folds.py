@@ -7,8 +7,11 @@ from toolkit.errors import UsageError
 from toolkit.probing.folds import inner_folds, make_folds
 from toolkit.probing.task import Task
 
-TASKS = {"binary": Task("binary", "label", ("a", "b")), "multilabel": Task("multilabel", "label", ("a", "b", "c")),
-         "regression": Task("regression", "hr", ())}
+TASKS = {
+    "binary": Task("binary", "label", ("a", "b")),
+    "multilabel": Task("multilabel", "label", ("a", "b", "c")),
+    "regression": Task("regression", "hr", ()),
+}
 
 
 def _labels(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -55,8 +58,9 @@ def test_the_inner_split_of_one_group_is_contiguous() -> None:
 
 def test_a_split_column_of_words_or_of_fold_names() -> None:
     groups, y = np.array(list("aabbcc")), np.array([0, 1] * 3)
-    folds, description = make_folds(groups, y, TASKS["binary"], split=["train", "train", "val", "val", "Test", "test"],
-                                    split_column="part")
+    folds, description = make_folds(
+        groups, y, TASKS["binary"], split=["train", "train", "val", "val", "Test", "test"], split_column="part"
+    )
     assert description == {"kind": "column", "column": "part", "folds": 1}
     np.testing.assert_array_equal(folds[0][0], [0, 1, 2, 3])
     np.testing.assert_array_equal(folds[0][1], [4, 5])
@@ -64,16 +68,18 @@ def test_a_split_column_of_words_or_of_fold_names() -> None:
     assert [test.tolist() for _, test in folds] == [[0, 1], [2, 3], [4, 5]]
 
 
-@pytest.mark.parametrize(("groups", "split", "words"), [
-    ("aabbbc", ["train"] * 3 + ["test"] * 3, ["1 of 3", "'b' (2 rows in test, 1 rows in train)"]),
-    ("aabbbc", list("112122"), ["'b'", "1 rows in 1", "2 rows in 2"]),
-    ("aabbbc", ["train"] * 6, ["train (6)"]),
-    ("aabbbc", ["train", "train", "test", "test", "test", "tset"], ["tset (1)"]),
-    ("aabbbc", ["train", "", "test", "test", "test", "test"], ["1 of 6"]),
-    ("aaaaaa", None, ["one group", "'a'", "--group", "--split"]),
-])
-def test_leaks_and_unusable_splits_are_refused_by_name_and_count(groups: str, split: list[str] | None,
-                                                                      words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("groups", "split", "words"),
+    [
+        ("aabbbc", ["train"] * 3 + ["test"] * 3, ["1 of 3", "'b' (2 rows in test, 1 rows in train)"]),
+        ("aabbbc", list("112122"), ["'b'", "1 rows in 1", "2 rows in 2"]),
+        ("aabbbc", ["train"] * 6, ["train (6)"]),
+        ("aabbbc", ["train", "train", "test", "test", "test", "tset"], ["tset (1)"]),
+        ("aabbbc", ["train", "", "test", "test", "test", "test"], ["1 of 6"]),
+        ("aaaaaa", None, ["one group", "'a'", "--group", "--split"]),
+    ],
+)
+def test_leaks_and_unusable_splits_are_refused_by_name_and_count(groups: str, split: list[str] | None, words: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         make_folds(np.array(list(groups)), np.array([0, 1] * 3), TASKS["binary"], split=split)
     assert all(word in str(error.value) for word in words), str(error.value)

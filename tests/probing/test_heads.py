@@ -80,8 +80,9 @@ def test_neighbours_against_a_plain_loop() -> None:
     found = nearest(x[train], y[train], x[test], THREE, [], Effort())
     centre = x[train].mean(0)
     for row, p in zip(test, found, strict=True):
-        cosine = [(x[row] - centre) @ (x[i] - centre) / np.linalg.norm(x[row] - centre) / np.linalg.norm(x[i] - centre)
-                  for i in train]
+        cosine = [
+            (x[row] - centre) @ (x[i] - centre) / np.linalg.norm(x[row] - centre) / np.linalg.norm(x[i] - centre) for i in train
+        ]
         votes = np.zeros(3)
         for i in np.argsort(cosine)[-20:]:
             votes[y[i]] += np.exp(cosine[i] / 0.07) / (y[train] == y[i]).mean()

@@ -32,7 +32,7 @@ def test_class_metrics_are_those_of_scikit_learn(k: int) -> None:
     if k == 2:
         expected["auprc"] = sk.average_precision_score(y, p[:, 1])
     found = score(task, y, p)
-    assert list(found)[0] == "balanced_accuracy"
+    assert next(iter(found)) == "balanced_accuracy"
     assert found == pytest.approx(expected, abs=1e-12)
     assert main_score(task, y, p) == found["balanced_accuracy"]
     np.testing.assert_array_equal(confusion(task, y, p), sk.confusion_matrix(y, guess))
@@ -42,8 +42,11 @@ def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
     y = (RNG.random((200, 5)) < 0.3).astype(int)
     p = np.clip(np.round(RNG.random((200, 5)) * 0.7 + 0.3 * y, 2), 0, 1)
     task = Task("multilabel", "label", tuple("abcde"))
-    expected = {"macro_auroc": sk.roc_auc_score(y, p, average="macro"), "map": sk.average_precision_score(y, p),
-                "macro_f1": sk.f1_score(y, p >= 0.5, average="macro")}
+    expected = {
+        "macro_auroc": sk.roc_auc_score(y, p, average="macro"),
+        "map": sk.average_precision_score(y, p),
+        "macro_f1": sk.f1_score(y, p >= 0.5, average="macro"),
+    }
     assert score(task, y, p) == pytest.approx(expected, abs=1e-12)
     np.testing.assert_array_equal(confusion(task, y, p), sk.multilabel_confusion_matrix(y, p >= 0.5))
 
@@ -51,8 +54,12 @@ def test_multilabel_metrics_are_those_of_scikit_learn() -> None:
 def test_regression_metrics_keep_their_digits_far_from_zero() -> None:
     y = 1e6 + RNG.normal(size=100)
     p = y + 0.3 * RNG.normal(size=100)
-    expected = {"mae": sk.mean_absolute_error(y, p), "r2": sk.r2_score(y, p), "rmse": sk.root_mean_squared_error(y, p),
-                "pearson": stats.pearsonr(y, p)[0]}
+    expected = {
+        "mae": sk.mean_absolute_error(y, p),
+        "r2": sk.r2_score(y, p),
+        "rmse": sk.root_mean_squared_error(y, p),
+        "pearson": stats.pearsonr(y, p)[0],
+    }
     assert score(Task("regression", "hr", ()), y, p) == pytest.approx(expected, rel=1e-7)
 
 

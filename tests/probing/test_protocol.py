@@ -14,8 +14,15 @@ def _data(n: int = 240, n_groups: int = 12) -> tuple[np.ndarray, np.ndarray, np.
     return rng.normal(size=(n, 5)) + 1.5 * y[:, None] * [1, 0, 0, 0, 0], y, np.arange(n) % n_groups
 
 
-def _run(x: np.ndarray, y: np.ndarray, groups: np.ndarray, task: Task = BINARY, head: str = "linear", name: str = "m",
-         bootstrap: int = 100) -> ProbeResult:
+def _run(
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    task: Task = BINARY,
+    head: str = "linear",
+    name: str = "m",
+    bootstrap: int = 100,
+) -> ProbeResult:
     folds, _ = make_folds(groups, y, task, folds=4)
     return run_probe({name: x}, y, task, groups, folds, head=head, seed=0, bootstrap=bootstrap)
 
@@ -30,8 +37,17 @@ def test_a_result_holds_every_name_with_ordered_intervals(head: str) -> None:
     folds, _ = make_folds(groups, y, BINARY, folds=4)
     noise = np.random.default_rng(1).normal(size=x.shape)
     seen: list[tuple[int, int, str]] = []
-    result = run_probe({"m": x, "random-init": noise}, y, BINARY, groups, folds, head=head, seed=0, bootstrap=200,
-                       progress=lambda *at: seen.append(at))
+    result = run_probe(
+        {"m": x, "random-init": noise},
+        y,
+        BINARY,
+        groups,
+        folds,
+        head=head,
+        seed=0,
+        bootstrap=200,
+        progress=lambda *at: seen.append(at),
+    )
     assert [row["name"] for row in result.rows if row["metric"] == "auprc"] == ["m", "random-init", "majority"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in result.rows + result.differences)
     assert result.main_metric == "balanced_accuracy" and _value(result, "m", "balanced_accuracy") > 0.6
@@ -60,8 +76,7 @@ def test_labels_of_test_rows_never_reach_a_prediction(task: Task, head: str) -> 
     other = np.where(groups < 8, y, 1 - y)
     leak = np.column_stack([np.where(groups < 8, x[:, 1], y * 100), x])  # gives the answer away in test rows only
     folds, _ = make_folds(groups, y, task, split=list(split))
-    first, second = (run_probe({"m": leak}, labels, task, groups, folds, head=head, seed=0, bootstrap=0)
-                     for labels in (y, other))
+    first, second = (run_probe({"m": leak}, labels, task, groups, folds, head=head, seed=0, bootstrap=0) for labels in (y, other))
     np.testing.assert_array_equal(first.predictions["m"], second.predictions["m"])
     np.testing.assert_array_equal(first.tested, groups >= 8)
     assert np.isnan(first.predictions["m"][groups < 8]).all()
@@ -116,8 +131,7 @@ def test_regression_and_multilabel_baselines_are_the_training_means() -> None:
 def test_columns_of_different_units_do_not_blind_the_neighbours() -> None:
     x, y, groups = _data()
     x = x * [1e-6, 1e3, 1, 1, 1]
-    found = {name: _value(_run(x, y, groups, head="knn", name=name), name, "balanced_accuracy")
-             for name in ("m", "handcrafted")}
+    found = {name: _value(_run(x, y, groups, head="knn", name=name), name, "balanced_accuracy") for name in ("m", "handcrafted")}
     assert found["m"] < 0.6 < found["handcrafted"]
 
 

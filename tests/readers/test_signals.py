@@ -25,8 +25,7 @@ class InMemory(SignalRecording):
         self.path = Path("memory")
         self.data = [np.asarray(values, float) for _, values in signals]
         self.channels = tuple(
-            Channel(f"c{i}", f"c{i}", "other", None, None, rate, missing=i in missing)
-            for i, (rate, _) in enumerate(signals)
+            Channel(f"c{i}", f"c{i}", "other", None, None, rate, missing=i in missing) for i, (rate, _) in enumerate(signals)
         )
         self.axes = Axes(shape=(len(signals), 0), rate_hz=max(rate for rate, _ in signals))
         self.largest = 0

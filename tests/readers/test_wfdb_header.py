@@ -119,8 +119,6 @@ def test_micro_sign_is_kept_in_both_encodings():
 
 
 def test_new_fields_change_nothing_else():
-    data = (
-        b"# caf\xe9\r\n x  2 250 10\r\n\r\n# n\r\nx.dat  16 200\t16 0 -5  77 0 II  lead\r\nx.dat 16 200 16 0 -5\r\n#end"
-    )
+    data = b"# caf\xe9\r\n x  2 250 10\r\n\r\n# n\r\nx.dat  16 200\t16 0 -5  77 0 II  lead\r\nx.dat 16 200 16 0 -5\r\n#end"
     new = with_fields(data, {0: 12, 1: 13}, {0: -30000, 1: 9})
     assert new == data.replace(b"-5  77", b"12  -30000").replace(b"0 -5\r\n#end", b"0 13\r\n#end")

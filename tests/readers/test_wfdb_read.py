@@ -158,9 +158,7 @@ def test_annotations_of_several_annotators(tmp_path):
     path = create_wfdb(tmp_path, "a", np.zeros((1000, 1)), rate_hz=100, names=["II"], units=["mV"])
     where = {"write_dir": str(tmp_path)}
     wfdb.wrann("a", "atr", np.array([100, 300]), ["N", "+"], aux_note=["", "(AFIB"], **where)
-    wfdb.wrann(
-        "a", "qrs", np.array([200]), ["N"], subtype=np.array([2]), chan=np.array([1]), num=np.array([3]), **where
-    )
+    wfdb.wrann("a", "qrs", np.array([200]), ["N"], subtype=np.array([2]), chan=np.array([1]), num=np.array([3]), **where)
     events = open_recording(path).events
     assert [(e.onset_s, e.label, e.duration_s) for e in events] == [(1.0, "N", 0.0), (2.0, "N", 0.0), (3.0, "+", 0.0)]
     assert events[1].extra == {"subtype": 2, "chan": 1, "num": 3, "aux_note": "", "annotator": "qrs"}
@@ -195,9 +193,7 @@ def test_unit_and_rate_that_are_not_written(tmp_path):
     (tmp_path / "x.dat").write_bytes(np.arange(20, dtype="<i2").tobytes())
     recording = open_recording(tmp_path / "x.hea")
     assert recording.axes.shape == (2, 10) and recording.axes.rate_hz == 250.0
-    assert [c.unit for c in recording.channels] == ["mV", "mV"] and [c.name for c in recording.channels][
-        0
-    ] == "signal 0"
+    assert [c.unit for c in recording.channels] == ["mV", "mV"] and next(c.name for c in recording.channels) == "signal 0"
     assert np.allclose(recording.read(0, 2).values, [[0, 2 / 200], [-4 / 200, -2 / 200]])
     assert any("unit assumed" in w for w in recording.warnings) and any("rate assumed" in w for w in recording.warnings)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from toolkit.errors import ToolkitError
 from toolkit.report import figures
-from toolkit.report.files import write_whole
 
 
 def _panel(truth: bool = True) -> figures.Panel:
@@ -33,8 +33,12 @@ def test_a_confusion_of_right_answers_is_darkest_on_its_diagonal(tmp_path: Path)
 
 def test_longer_bars_have_more_blue_and_undefined_intervals_still_draw(tmp_path: Path) -> None:
     def rows(value: float, low: float) -> list[dict[str, object]]:
-        return [{"name": name, "metric": metric, "value": value, "low": low, "high": value}
-                for name in ("m", "n") for metric in ("x", "other")]
+        return [
+            {"name": name, "metric": metric, "value": value, "low": low, "high": value}
+            for name in ("m", "n")
+            for metric in ("x", "other")
+        ]
+
     both = [{"name": "anchor", "metric": "x", "value": 1.0, "low": 1.0, "high": 1.0}]
     long = figures.scores_png(tmp_path / "l.png", rows(0.9, 0.8) + both, "x")
     short = figures.scores_png(tmp_path / "s.png", rows(0.3, float("nan")) + both, "x")
@@ -65,12 +69,13 @@ def test_a_repaired_span_is_shaded(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_whole(tmp_path / "a.png", b"old")
+    path = figures.restoration_png(tmp_path / "a.png", [_panel()])
+    old = path.read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(ToolkitError, match="disk full"):
+        figures.restoration_png(path, [_panel()])
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

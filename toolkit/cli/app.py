@@ -19,8 +19,14 @@ from toolkit.cli.readers import readers
 from toolkit.cli.recipes import recipes
 from toolkit.cli.restore import restore
 
-app = typer.Typer(name="toolkit", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=EXIT_CODES,
-                  context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    name="toolkit",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 for command in (pretrain, embed, probe, restore, inspect, readers, doctor, demo):
     app.command(epilog=EXIT_CODES)(command)

@@ -27,12 +27,18 @@ Precision = Annotated[str, typer.Option("--precision", help="auto (bf16 where a 
 
 P = ParamSpec("P")
 
-DATA_HELP = ("Files, folders (searched recursively, hidden files skipped), quoted globs, a manifest .csv or .parquet with a "
-             "'path' column, or - for paths on stdin.")
+Domain = Annotated[str | None, typer.Option("--domain", help="Use only recordings of this domain; `toolkit readers` lists them.")]
 
-EXIT_CODES = ("Exit codes: 0 all done; 1 failed while running; 2 usage, recipe or label error, or an output that exists; "
-              "3 some inputs could not be used, the rest is complete; 130 or 143 stopped by a signal after a usable "
-              "checkpoint or journal was written.")
+DATA_HELP = (
+    "Files, folders (searched recursively, hidden files skipped), quoted globs, a manifest .csv or .parquet with a "
+    "'path' column, or - for paths on stdin."
+)
+
+EXIT_CODES = (
+    "Exit codes: 0 all done; 1 failed while running; 2 usage, recipe or label error, or an output that exists; "
+    "3 some inputs could not be used, the rest is complete; 130 or 143 stopped by a signal after a usable "
+    "checkpoint or journal was written."
+)
 
 
 def say(message: str, *, quiet: bool = False) -> None:

@@ -32,20 +32,39 @@ def demo(
     from toolkit import files
     from toolkit.demo.cardiac import generate
     from toolkit.errors import UsageError, did_you_mean
+    from toolkit.record import RunRecord
 
     if domain not in DOMAINS:
         raise UsageError(f"There is no demo '{domain}'. {did_you_mean(domain, DOMAINS)}")
     files.claim_output(out, overwrite=overwrite, what="Demo folder")
+    record = RunRecord("demo")
+    record.write(out / "run.json", exit_code=1)  # also what says to --overwrite that the folder is ours
     data, run, table = out / "recordings", out / "run", out / "embeddings.parquet"
     say(f"Generating ECG and PPG of {subjects} synthetic subjects in '{data}' (WFDB).")
     labels = generate(data, subjects=subjects)
     _toolkit("pretrain", data, "--recipe", "csfm", "--size", "tiny", "--steps", steps, "--out", run)
     _toolkit("embed", data, "--model", run, "--out", table)
     _toolkit("probe", table, "--labels", labels, "--group", "subject", "--out", out / "probe")
-    _toolkit("restore", data / "s01_sinus.hea", data / "s03_ectopic.hea", "--model", run, "--damage", "block:0.15", "--out", out / "restored")
-    for what, path in (("embeddings", table), ("scores", out / "probe/metrics.json"), ("report", out / "probe/report.html"),
-                       ("loss curve", run / "loss.png"), ("before and after", out / "restored/s01_sinus.restored.png")):
+    _toolkit(
+        "restore",
+        data / "s01_sinus.hea",
+        data / "s03_ectopic.hea",
+        "--model",
+        run,
+        "--damage",
+        "block:0.15",
+        "--out",
+        out / "restored",
+    )
+    for what, path in (
+        ("embeddings", table),
+        ("scores", out / "probe/metrics.json"),
+        ("report", out / "probe/report.html"),
+        ("loss curve", run / "loss.png"),
+        ("before and after", out / "restored/s01_sinus.restored.png"),
+    ):
         put(f"{what:17} {path}")
+    record.write(out / "run.json", exit_code=0)
     return 0
 
 

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from toolkit.cli.console import Debug, Json, put, put_json, reports
 
-PACKAGES = ("torch", "typer", "mne", "wfdb", "nibabel", "librosa", "open3d", "pyarrow", "safetensors", "numpy", "scipy",
-            "sklearn", "pandas", "matplotlib", "pydantic", "rich")
+PACKAGES = (
+    "torch",
+    "typer",
+    "mne",
+    "wfdb",
+    "nibabel",
+    "librosa",
+    "open3d",
+    "pyarrow",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "pydantic",
+    "rich",
+)
 
 
 @reports

@@ -13,6 +13,7 @@ from toolkit.cli.console import (
     DATA_HELP,
     Debug,
     Device,
+    Domain,
     Json,
     Overwrite,
     Precision,
@@ -41,21 +42,26 @@ def embed(
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Table to write (.parquet .arrow .csv .jsonl .npy), or - for stdout.")],
     level: Annotated[str, typer.Option("--level", help="A row is a window, a recording or a token.")] = "window",
-    format_: Annotated[str | None, typer.Option(
-        "--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")
+    ] = None,
     window: Annotated[float | None, typer.Option("--window", help="Seconds a window (default: the recipe's).", min=0.01)] = None,
-    stride: Annotated[float | None, typer.Option(
-        "--stride", help="Seconds between window starts (default: --window).", min=0.01)] = None,
-    layer: Annotated[int | None, typer.Option(
-        "--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)] = None,
+    stride: Annotated[
+        float | None, typer.Option("--stride", help="Seconds between window starts (default: --window).", min=0.01)
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)
+    ] = None,
     pool: Annotated[str | None, typer.Option("--pool", help="mean, max or meanstd over tokens (default: the recipe's).")] = None,
-    shard: Annotated[str | None, typer.Option(
-        "--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")
+    ] = None,
     batch_size: Annotated[str, typer.Option("--batch-size", help="Windows through the encoder at once, or auto.")] = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
+    domain: Domain = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -80,20 +86,35 @@ def embed(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     kind = _format(out, format_)
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     items = _shard(list(gathered.items), shard)
     loaded = folder.load(model)
     options = options_for(loaded, level, window, stride, layer, pool, batch_size)
-    plan: dict[str, object] = {"model": loaded.hash, "options": options.__dict__, "format": kind,
-                               "inputs": [str(i.path) for i in items]}
+    plan: dict[str, object] = {
+        "model": loaded.hash,
+        "options": options.__dict__,
+        "format": kind,
+        "inputs": [str(i.path) for i in items],
+    }
     if resume and (finished := _finished(out, plan)):
         say(f"'{out}' is complete; nothing was done.", quiet=quiet)
         if json_:
             put_json({key: finished[key] for key in KEYS})
         return int(finished["exit"])
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
-    outcome, notes = _embed(items, loaded, options, out, kind, plan, device=device, precision=precision, resume=resume,
-                            overwrite=overwrite, quiet=quiet)
+    outcome, notes = _embed(
+        items,
+        loaded,
+        options,
+        out,
+        kind,
+        plan,
+        device=device,
+        precision=precision,
+        resume=resume,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
     for line in notes.lines(every_file=verbose):
         warn(line, quiet=quiet)
     for failure in outcome.failures:
@@ -113,8 +134,10 @@ def _format(out: str, asked: str | None) -> str:
     if kind not in WRITERS:
         raise UsageError(f"There is no format '{kind}'. {did_you_mean(kind, WRITERS)}")
     if out == "-" and kind not in ("csv", "jsonl") and sys.stdout.isatty():
-        raise UsageError(f"--out - would write {kind}, which is binary, to a terminal. Send it into a pipe or a file, or pass "
-                         "--format csv or jsonl.")
+        raise UsageError(
+            f"--out - would write {kind}, which is binary, to a terminal. Send it into a pipe or a file, or pass "
+            "--format csv or jsonl."
+        )
     return kind
 
 
@@ -129,13 +152,20 @@ def _shard(items: list[Input], shard: str | None) -> list[Input]:
         index = count = 0
     if not 1 <= index <= count:
         raise UsageError(f"--shard takes I/N with 1 <= I <= N, for instance 1/4; got '{shard}'.")
-    if not items[index - 1::count]:
+    if not items[index - 1 :: count]:
         raise UsageError(f"--shard {shard} of {len(items)} inputs is empty.")
-    return items[index - 1::count]
+    return items[index - 1 :: count]
 
 
-def options_for(loaded: LoadedModel, level: str, window: float | None, stride: float | None, layer: int | None, pool: str | None,
-                batch_size: str) -> Options:
+def options_for(
+    loaded: LoadedModel,
+    level: str,
+    window: float | None,
+    stride: float | None,
+    layer: int | None,
+    pool: str | None,
+    batch_size: str,
+) -> Options:
     """The options of an embedding, the recipe's where none are given. Raises UsageError."""
     from toolkit.embedding.encoder import DEFAULT_BATCH, Options
     from toolkit.embedding.pooling import POOLS
@@ -148,8 +178,9 @@ def options_for(loaded: LoadedModel, level: str, window: float | None, stride: f
     if level not in ("window", "recording", "token"):
         raise UsageError(f"--level is window, recording or token, got '{level}'.")
     if layer < -recipe.encoder.depth - 1:
-        raise UsageError(f"--layer {layer} is below the first of {recipe.encoder.depth} blocks; the lowest is "
-                         f"{-recipe.encoder.depth - 1}.")
+        raise UsageError(
+            f"--layer {layer} is below the first of {recipe.encoder.depth} blocks; the lowest is {-recipe.encoder.depth - 1}."
+        )
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f"--batch-size takes a number of windows or auto, got '{batch_size}'.")
     seconds = window or recipe.data.window_s
@@ -172,11 +203,15 @@ def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:
         record = json.loads(Path(f"{out}.run.json").read_text(encoding="utf-8"))
         before = record["plan"]
     except (OSError, ValueError, KeyError):
-        raise UsageError(f"'{out}' exists, and there is no '{out}.run.json' to say how it was made. Choose another --out, or "
-                         "pass --overwrite instead of --resume.") from None
+        raise UsageError(
+            f"'{out}' exists, and there is no '{out}.run.json' to say how it was made. Choose another --out, or "
+            "pass --overwrite instead of --resume."
+        ) from None
     if changed := [key for key in plan if before.get(key) != plan[key]]:
-        raise UsageError(f"'{out}' is complete, but was made with another {changed[0]}: there {_short(before.get(changed[0]))}, "
-                         f"now {_short(plan[changed[0]])}. Choose another --out, or pass --overwrite instead of --resume.")
+        raise UsageError(
+            f"'{out}' is complete, but was made with another {changed[0]}: there {_short(before.get(changed[0]))}, "
+            f"now {_short(plan[changed[0]])}. Choose another --out, or pass --overwrite instead of --resume."
+        )
     return dict(record)
 
 
@@ -185,8 +220,20 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _embed(items: list[Input], loaded: LoadedModel, options: Options, out: str, kind: str, plan: dict[str, object], *,
-           device: str, precision: str, resume: bool, overwrite: bool, quiet: bool) -> tuple[Outcome, Any]:
+def _embed(
+    items: list[Input],
+    loaded: LoadedModel,
+    options: Options,
+    out: str,
+    kind: str,
+    plan: dict[str, object],
+    *,
+    device: str,
+    precision: str,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> tuple[Outcome, Any]:
     from toolkit import files, machine
     from toolkit.corpus.notes import Notes
     from toolkit.embedding import journal
@@ -209,8 +256,18 @@ def _embed(items: list[Input], loaded: LoadedModel, options: Options, out: str, 
         return embedding.to_file(items, target, kind, plan=plan, resume=resume, progress=progress, stop=stop), notes
 
 
-def _finish(outcome: Outcome, loaded: LoadedModel, plan: dict[str, object], items: list[Input], out: str, record: RunRecord,
-            code: int, *, json_: bool, quiet: bool) -> None:
+def _finish(
+    outcome: Outcome,
+    loaded: LoadedModel,
+    plan: dict[str, object],
+    items: list[Input],
+    out: str,
+    record: RunRecord,
+    code: int,
+    *,
+    json_: bool,
+    quiet: bool,
+) -> None:
     import csv
     import io
     import json
@@ -218,8 +275,15 @@ def _finish(outcome: Outcome, loaded: LoadedModel, plan: dict[str, object], item
     from toolkit import files, machine
     from toolkit.record import manifest_hash
 
-    facts = {"out": out, "rows": outcome.rows, "dim": outcome.dim, "failures": [f.__dict__ for f in outcome.failures],
-             "samples_per_s": outcome.samples_per_s, "peak_memory_mb": machine.peak_memory_mb(), "rank": outcome.rank}
+    facts = {
+        "out": out,
+        "rows": outcome.rows,
+        "dim": outcome.dim,
+        "failures": [f.__dict__ for f in outcome.failures],
+        "samples_per_s": outcome.samples_per_s,
+        "peak_memory_mb": machine.peak_memory_mb(),
+        "rank": outcome.rank,
+    }
     if out != "-":
         Path(f"{out}.failures.csv").unlink(missing_ok=True)
         if outcome.failures:
@@ -229,8 +293,11 @@ def _finish(outcome: Outcome, loaded: LoadedModel, plan: dict[str, object], item
         record.add_model(loaded)
         record.add(plan=plan, inputs=len(items), input_hash=manifest_hash(i.path for i in items), **facts)
         record.write(Path(f"{out}.run.json"), exit_code=code)
-    say(f"{outcome.rows} rows of {outcome.dim} numbers from {len(items) - len(outcome.failures)} recordings, "
-        f"{outcome.samples_per_s:.1f} rows/s, effective rank {outcome.rank or 0:.1f}", quiet=quiet)
+    say(
+        f"{outcome.rows} rows of {outcome.dim} numbers from {len(items) - len(outcome.failures)} recordings, "
+        f"{outcome.samples_per_s:.1f} rows/s, effective rank {outcome.rank or 0:.1f}",
+        quiet=quiet,
+    )
     if json_ and out == "-":
         print(json.dumps(facts), file=sys.stderr)
     elif json_:

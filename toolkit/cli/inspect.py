@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import DATA_HELP, Debug, Json, Quiet, Verbose, put, put_json, reports, warn
+from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, put, put_json, reports, warn
 
 if TYPE_CHECKING:
     from readers.schema import Recording
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @reports
 def inspect(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
+    domain: Domain = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -33,7 +34,7 @@ def inspect(
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
 
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
     seen, failed = [], 0
     for item in gathered.items:
@@ -56,11 +57,20 @@ def describe(item: Input, recording: Recording) -> dict[str, Any]:
 
     axes = recording.axes
     return {
-        "path": str(item.path), "domain": recording.domain, "format": recording.format,
-        "channels": [{"name": c.name, "canonical": c.canonical, "kind": c.kind, "unit": c.unit, "rate_hz": c.rate_hz}
-                     for c in recording.channels],
-        "shape": list(axes.shape), "duration_s": axes.duration_s, "spacing_mm": axes.spacing_mm, "orientation": axes.orientation,
-        "points": axes.points, "subject": subject_of(item, recording), "events": len(recording.events),
+        "path": str(item.path),
+        "domain": recording.domain,
+        "format": recording.format,
+        "channels": [
+            {"name": c.name, "canonical": c.canonical, "kind": c.kind, "unit": c.unit, "rate_hz": c.rate_hz}
+            for c in recording.channels
+        ],
+        "shape": list(axes.shape),
+        "duration_s": axes.duration_s,
+        "spacing_mm": axes.spacing_mm,
+        "orientation": axes.orientation,
+        "points": axes.points,
+        "subject": subject_of(item, recording),
+        "events": len(recording.events),
         "warnings": list(recording.warnings),
     }
 

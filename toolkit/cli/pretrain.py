@@ -12,6 +12,7 @@ from toolkit.cli.console import (
     DATA_HELP,
     Debug,
     Device,
+    Domain,
     Json,
     Overwrite,
     Precision,
@@ -37,8 +38,9 @@ def pretrain(
     recipe: Annotated[str, typer.Option("--recipe", help="Name (`toolkit recipes ls`) or a .toml file.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to create; it is the model that other commands take.")],
     size: Annotated[str | None, typer.Option("--size", help="tiny, small, base or large (default: the paper's).")] = None,
-    settings: Annotated[list[str] | None, typer.Option(
-        "--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")
+    ] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from the weights of this model.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", min=1)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, instead of --steps.", min=0)] = None,
@@ -50,6 +52,7 @@ def pretrain(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe as TOML and stop.")] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    domain: Domain = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -76,9 +79,13 @@ def pretrain(
         raise UsageError("--steps and --epochs exclude each other.")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
-    resolved = recipes.resolve(recipe, size=size, settings=settings or (), flags={
-        "training.steps": steps, "training.batch_size": batch_size, "training.seed": seed})
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    resolved = recipes.resolve(
+        recipe,
+        size=size,
+        settings=settings or (),
+        flags={"training.steps": steps, "training.batch_size": batch_size, "training.seed": seed},
+    )
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     if print_config and epochs is None:
         put(recipes.to_toml(resolved).rstrip())
         return 0
@@ -88,8 +95,12 @@ def pretrain(
     if epochs is not None:
         windows = sum(max(1, s.length // resolved.window_samples) for s in sources)
         whole = max(1, math.ceil(epochs * windows / resolved.training.batch_size))
-        resolved = recipes.resolve(recipe, size=size, settings=settings or (), flags={
-            "training.steps": whole, "training.batch_size": batch_size, "training.seed": seed})
+        resolved = recipes.resolve(
+            recipe,
+            size=size,
+            settings=settings or (),
+            flags={"training.steps": whole, "training.batch_size": batch_size, "training.seed": seed},
+        )
     if print_config:
         put(recipes.to_toml(resolved).rstrip())
         return 0
@@ -100,8 +111,11 @@ def pretrain(
     say(job.headline, quiet=quiet)
     with StopSignals() as stop, Progress("pretrain", resolved.training.steps, "steps", enabled=not quiet) as progress:
         facts = job.run(progress, stop)
-    say(f"loss {facts['loss']:.4f} where predicting every channel's mean costs {facts['loss_trivial']:.4f}; "
-        f"{facts['samples_per_s']:.1f} windows/s; curve in {out / 'loss.png'}", quiet=quiet)
+    say(
+        f"loss {facts['loss']:.4f} where predicting every channel's mean costs {facts['loss_trivial']:.4f}; "
+        f"{facts['samples_per_s']:.1f} windows/s; curve in {out / 'loss.png'}",
+        quiet=quiet,
+    )
     if json_:
         put_json(facts)
     else:
@@ -114,8 +128,11 @@ def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet
     if gathered.unclaimed:
         names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
         count = len(gathered.unclaimed)
-        say(f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"
-            f"{'' if verbose or count <= 3 else ', ...'}", quiet=quiet)
+        say(
+            f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"
+            f"{'' if verbose or count <= 3 else ', ...'}",
+            quiet=quiet,
+        )
     for failure in failures:
         warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
     for line in notes.lines(every_file=verbose):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import Debug, Device, Json, Overwrite, Quiet, Verbose, put, put_json, reports, say, warn
+from toolkit.cli.console import Debug, Device, Domain, Json, Overwrite, Quiet, Verbose, put, put_json, reports, say, warn
 
 if TYPE_CHECKING:
     from toolkit.corpus.labels import Labels
@@ -16,35 +16,50 @@ if TYPE_CHECKING:
 
 @reports
 def probe(
-    data: Annotated[list[str], typer.Argument(
-        help="One embedding table (.parquet .arrow .csv .jsonl, or - for stdin), or DATA with --model.")],
-    labels: Annotated[Path, typer.Option(
-        "--labels", help="CSV with path and label, optional start and stop in seconds, and any other columns.")],
-    model: Annotated[Path | None, typer.Option(
-        "--model", help="Embed DATA with this model; each labelled interval becomes a row.")] = None,
-    head: Annotated[str, typer.Option(
-        "--head", help="linear (logistic or ridge) or knn, fitted on frozen embeddings.")] = "linear",
+    data: Annotated[
+        list[str], typer.Argument(help="One embedding table (.parquet .arrow .csv .jsonl, or - for stdin), or DATA with --model.")
+    ],
+    labels: Annotated[
+        Path, typer.Option("--labels", help="CSV with path and label, optional start and stop in seconds, and any other columns.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Embed DATA with this model; each labelled interval becomes a row.")
+    ] = None,
+    head: Annotated[
+        str, typer.Option("--head", help="linear (logistic or ridge) or knn, fitted on frozen embeddings.")
+    ] = "linear",
     task: Annotated[str, typer.Option("--task", help="auto, binary, multiclass, multilabel or regression.")] = "auto",
     target: Annotated[str, typer.Option("--target", help="Label column to predict.")] = "label",
-    group: Annotated[str | None, typer.Option(
-        "--group", help="Column that no fold may split (default: subject, else the recording).")] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Column that no fold may split (default: subject, else the recording).")
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Column with train and test, or with the names of folds.")] = None,
     folds: Annotated[int, typer.Option("--folds", help="Folds by group, where --split is not given.", min=2)] = 5,
-    min_overlap: Annotated[float, typer.Option(
-        "--min-overlap", help="Share of a window that a label must cover.", min=0.0, max=1.0)] = 0.5,
-    classes: Annotated[str | None, typer.Option(
-        "--classes", help="Use only rows of these classes, e.g. normal,ventricular.")] = None,
-    pool: Annotated[str | None, typer.Option(
-        "--pool", help="With --model: mean, max or meanstd over tokens (default: the recipe's).")] = None,
-    layer: Annotated[int | None, typer.Option(
-        "--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)] = None,
-    baselines: Annotated[bool, typer.Option(
-        "--baselines/--no-baselines", help="Compute hand-crafted and random-init rows where the recordings are at hand.")] = True,
-    out: Annotated[Path | None, typer.Option(
-        "--out", "-o", help="Folder for metrics.json, predictions.parquet, report.html and PNGs.")] = None,
+    min_overlap: Annotated[
+        float, typer.Option("--min-overlap", help="Share of a window that a label must cover.", min=0.0, max=1.0)
+    ] = 0.5,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Use only rows of these classes, e.g. normal,ventricular.")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="With --model: mean, max or meanstd over tokens (default: the recipe's).")
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option("--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)
+    ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines", help="Compute hand-crafted and random-init rows where the recordings are at hand."
+        ),
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for metrics.json, predictions.parquet, report.html and PNGs.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of folds and bootstrap.", min=0)] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    domain: Domain = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -73,7 +88,9 @@ def probe(
         raise UsageError(f"There is no head '{head}'. {did_you_mean(head, HEADS)}")
     if out is not None:
         files.check_folder(out, overwrite=overwrite, what="Output folder")
-    material, table = _material(data, labels, model, target, classes, min_overlap, pool, layer, device, baselines=baselines)
+    material, table = _material(
+        data, labels, model, target, classes, min_overlap, pool, layer, device, domain, baselines=baselines
+    )
     if material.gathered is not None:
         say_inputs(material.gathered, [], Notes(), quiet=quiet, verbose=verbose)
     for note in (*material.notes, *material.rows.warnings):
@@ -91,9 +108,16 @@ def probe(
     if out is not None:
         files.claim_output(out, overwrite=overwrite, what="Output folder")
         asked.write(result, document, out)
-        record.add(labels=str(labels), label_hash=files.sha256(labels), seed=seed, inputs=len(set(material.rows.path)),
-                   input_hash=manifest_hash(Path(p) for p in dict.fromkeys(material.rows.path)), **material.facts,
-                   failures=[f.__dict__ for f in material.rows.failures], results=document["results"])
+        record.add(
+            labels=str(labels),
+            label_hash=files.sha256(labels),
+            seed=seed,
+            inputs=len(set(material.rows.path)),
+            input_hash=manifest_hash(Path(p) for p in dict.fromkeys(material.rows.path)),
+            **material.facts,
+            failures=[f.__dict__ for f in material.rows.failures],
+            results=document["results"],
+        )
         record.write(out / "run.json", exit_code=code)
         say(f"report in {out / 'report.html'}", quiet=quiet)
     if json_:
@@ -103,8 +127,20 @@ def probe(
     return code
 
 
-def _material(data: list[str], labels: Path, model: Path | None, target: str, classes: str | None, min_overlap: float,
-              pool: str | None, layer: int | None, device: str, *, baselines: bool) -> tuple[Material, Labels]:
+def _material(
+    data: list[str],
+    labels: Path,
+    model: Path | None,
+    target: str,
+    classes: str | None,
+    min_overlap: float,
+    pool: str | None,
+    layer: int | None,
+    device: str,
+    domain: str | None,
+    *,
+    baselines: bool,
+) -> tuple[Material, Labels]:
     """The labelled rows and features of an embedding table, or of DATA with a model."""
     from toolkit import machine
     from toolkit.cli.embed import options_for
@@ -128,7 +164,7 @@ def _material(data: list[str], labels: Path, model: Path | None, target: str, cl
         content = typer.get_binary_stream("stdin").read() if data[0] == "-" else place
         rows = read_table(content, "stdin" if data[0] == "-" else data[0])
         return material.from_table(rows, table, min_overlap, on, baselines=baselines), table
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     loaded = folder.load(model)
     options = options_for(loaded, "window", None, None, layer, pool, "auto")
     return material.from_data(gathered, loaded, table, options, on, baselines=baselines), table
@@ -138,8 +174,10 @@ def _print_table(document: dict[str, Any]) -> None:
     """The main metric of every row, for people and for `column -t`."""
     metric = document["main_metric"]
     counts = ", ".join(f"{c} {n}" for c, n in document["class_counts"].items())
-    put(f"# {document['target']} ({document['task']}): {document['windows']} windows, {document['groups']} groups by "
-        f"{document['split']['group']}, {document['split']['folds']} folds{'; ' + counts if counts else ''}")
+    put(
+        f"# {document['target']} ({document['task']}): {document['windows']} windows, {document['groups']} groups by "
+        f"{document['split']['group']}, {document['split']['folds']} folds{'; ' + counts if counts else ''}"
+    )
     put(f"{'name':14} {'head':9} {metric:>20}      low     high")
     for row in document["results"]:
         if row["metric"] == metric:

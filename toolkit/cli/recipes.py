@@ -31,14 +31,25 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
         one = table.resolve(name)
         with torch.device("meta"):
             parameters = sum(p.numel() for p in autoencoder.MaskedAutoencoder(one).parameters())
-        rows.append({"name": name, "domains": one.domains, "backend": one.backend, "objective": one.objective,
-                     "paper": one.paper, "parameters": parameters, "sizes": table.sizes(name)})
+        rows.append(
+            {
+                "name": name,
+                "domains": one.domains,
+                "backend": one.backend,
+                "objective": one.objective,
+                "paper": one.paper,
+                "parameters": parameters,
+                "sizes": table.sizes(name),
+            }
+        )
     if json_:
         put_json(rows)
     else:
         for row in rows:
-            put(f"{row['name']:12} {', '.join(row['domains']):10} {row['backend']:5} {row['objective']:5} "
-                f"{row['parameters'] / 1e6:7.1f} M  {', '.join(row['sizes'])}  {row['paper']}")
+            put(
+                f"{row['name']:12} {', '.join(row['domains']):10} {row['backend']:5} {row['objective']:5} "
+                f"{row['parameters'] / 1e6:7.1f} M  {', '.join(row['sizes'])}  {row['paper']}"
+            )
 
 
 @recipes.command("show")
@@ -52,8 +63,12 @@ def show(name: Name, debug: Debug = False) -> None:
 
 @recipes.command("cp")
 @reports
-def cp(name: Name, out: Annotated[Path, typer.Argument(help="File to write, ending in .toml.")],
-       overwrite: Overwrite = False, debug: Debug = False) -> None:
+def cp(
+    name: Name,
+    out: Annotated[Path, typer.Argument(help="File to write, ending in .toml.")],
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
     """Copy a recipe to a file of your own, to edit and pass as --recipe FILE; prints the path."""
     from toolkit import files
     from toolkit import recipe as table

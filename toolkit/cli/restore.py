@@ -12,6 +12,7 @@ from toolkit.cli.console import (
     DATA_HELP,
     Debug,
     Device,
+    Domain,
     Json,
     Overwrite,
     Quiet,
@@ -35,20 +36,30 @@ def restore(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the restored files into; inputs are never touched.")],
-    task: Annotated[str, typer.Option(
-        "--task", help="auto (what the file and the other options say), inpaint or channels.")] = "auto",
-    channels: Annotated[str | None, typer.Option(
-        "--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")] = None,
-    spans: Annotated[Path | None, typer.Option(
-        "--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")] = None,
-    damage: Annotated[str | None, typer.Option(
-        "--damage", help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in blocks of 0.3 to 5 s, "
-                         "channel:0.2 a fifth of the channels.")] = None,
-    reference: Annotated[Path | None, typer.Option(
-        "--reference", help="Clean recording, or a folder of them by the same names, to score against.")] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="auto (what the file and the other options say), inpaint or channels.")
+    ] = "auto",
+    channels: Annotated[
+        str | None, typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")
+    ] = None,
+    spans: Annotated[
+        Path | None, typer.Option("--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")
+    ] = None,
+    damage: Annotated[
+        str | None,
+        typer.Option(
+            "--damage",
+            help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in blocks of 0.3 to 5 s, "
+            "channel:0.2 a fifth of the channels.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", help="Clean recording, or a folder of them by the same names, to score against.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of --damage.", min=0)] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    domain: Domain = None,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -77,7 +88,7 @@ def restore(
 
     record = RunRecord("restore")
     request = _request(task, channels, spans, damage, reference, seed)
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"))
+    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     loaded = folder.load(model)
     on = machine.use_device(device)
     _check_out(out, gathered.items, overwrite=overwrite)
@@ -88,8 +99,14 @@ def restore(
     done: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     record.add_model(loaded)
-    record.add(device=str(on), seed=seed, inputs=len(gathered.items), input_hash=manifest_hash(i.path for i in gathered.items),
-               failures=failures, restored=done)
+    record.add(
+        device=str(on),
+        seed=seed,
+        inputs=len(gathered.items),
+        input_hash=manifest_hash(i.path for i in gathered.items),
+        failures=failures,
+        restored=done,
+    )
     try:
         with StopSignals() as stop, Progress("restore", len(gathered.items), "recordings", enabled=not quiet) as progress:
             for item in gathered.items:
@@ -120,8 +137,9 @@ def restore(
     return code
 
 
-def _request(task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None,
-             seed: int) -> Request:
+def _request(
+    task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None, seed: int
+) -> Request:
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.restoration import damage as damages
     from toolkit.restoration import spans as tables
@@ -133,9 +151,15 @@ def _request(task: str, channels: str | None, spans: Path | None, damage: str | 
         raise UsageError("--task channels needs --channels (which to rebuild) or --damage channel:SEVERITY.")
     if reference is not None and not reference.exists():
         raise UsageError(f"--reference '{reference}' does not exist.")
-    return Request(task, tuple(c.strip() for c in channels.split(",")) if channels else (),
-                   tables.read_table(spans) if spans else None, spans.parent if spans else Path(),
-                   tuple(damages.parse(damage)) if damage else (), reference, seed)
+    return Request(
+        task,
+        tuple(c.strip() for c in channels.split(",")) if channels else (),
+        tables.read_table(spans) if spans else None,
+        spans.parent if spans else Path(),
+        tuple(damages.parse(damage)) if damage else (),
+        reference,
+        seed,
+    )
 
 
 def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
@@ -146,11 +170,14 @@ def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
     for item in items:
         target = out / item.relative
         if (other := targets.setdefault(target, item.path)) != item.path:
-            raise UsageError(f"'{other}' and '{item.path}' would both be restored to '{target}'. Restore them into "
-                             "folders of their own, or name the folder that holds both.")
+            raise UsageError(
+                f"'{other}' and '{item.path}' would both be restored to '{target}'. Restore them into "
+                "folders of their own, or name the folder that holds both."
+            )
         if target.resolve() == item.path.resolve():
-            raise UsageError(f"--out '{out}' is where '{item.path}' lies; restored files never overwrite inputs. "
-                             "Choose another folder.")
+            raise UsageError(
+                f"--out '{out}' is where '{item.path}' lies; restored files never overwrite inputs. Choose another folder."
+            )
         if target.exists() and not overwrite:
             raise UsageError(f"'{target}' exists. Choose another --out, or pass --overwrite to replace it.")
     if out.is_file():
@@ -160,8 +187,10 @@ def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
 
 def _sentence(facts: dict[str, Any]) -> str:
     count = facts["repaired_spans"]
-    text = (f"{facts['out']}: {count} {'span' if count == 1 else 'spans'} repaired, "
-            f"{100 * facts['changed_fraction']:.2f} % of the samples")
+    text = (
+        f"{facts['out']}: {count} {'span' if count == 1 else 'spans'} repaired, "
+        f"{100 * facts['changed_fraction']:.2f} % of the samples"
+    )
     if facts["metrics"]:
         others = ", ".join(f"{name} {row['nmse']:.3f}" for name, row in facts["baselines"].items())
         text += f"; NMSE {facts['metrics']['nmse']:.3f} ({others}), r {facts['metrics']['r']:.3f}"

@@ -1,9 +1,10 @@
 """Training batches as a pure function of seed and step.
 
 Every batch holds samples of one channel count, so that its tensors are dense; the count of a step is
-drawn in proportion to the windows that have it. Of a recording with more channels than ``data.most_channels``
-each sample takes that many at random: a model of any subset of leads learns from subsets. Nothing is skipped or remembered: step 1000 gives the
-same batch whether or not steps 0 to 999 were run, which is what makes a resumed run exact.
+drawn in proportion to the windows that have it. Of a recording with more channels than
+``data.most_channels`` each sample takes that many at random: a model of any subset of leads learns
+from subsets. Nothing is skipped or remembered: step 1000 gives the same batch whether or not steps
+0 to 999 were run, which is what makes a resumed run exact.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ class Batch:
 
 def collate(samples: Sequence[Scaled], sources: Sequence[str] = ()) -> Batch:
     """Stack samples of one channel count."""
-    return Batch(np.stack([s.values for s in samples]), np.stack([s.valid for s in samples]),
-                 tuple(s.channels for s in samples), tuple(sources))
+    return Batch(
+        np.stack([s.values for s in samples]),
+        np.stack([s.valid for s in samples]),
+        tuple(s.channels for s in samples),
+        tuple(sources),
+    )
 
 
 @dataclass(frozen=True)

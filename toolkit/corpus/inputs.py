@@ -11,7 +11,7 @@ from typing import IO
 
 import readers
 from readers.schema import ReadError, Recording
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Failure:
 
 def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str | None = None) -> Inputs:
     """Resolve DATA arguments (see ``toolkit embed --help``). Raises UsageError when nothing is there."""
+    if domain is not None and domain not in (known := sorted({r.domain for r in readers.READERS})):
+        raise UsageError(f"There is no domain '{domain}'. {did_you_mean(domain, known)}")
     items: dict[str, Input] = {}  # by absolute path: a recording counts once, however it is named
     others: dict[str, Path] = {}
     roots: list[Path] = []
@@ -58,13 +60,15 @@ def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str |
         for other in passed:
             others.setdefault(_place(other), other)
         roots.append(path if path.is_dir() else path.parent)
-    unclaimed = tuple(others.values())
+    records = {i.path.with_suffix("") for i in items.values()}  # a record's own signal files, named beside its header
+    unclaimed = tuple(p for p in others.values() if p.with_suffix("") not in records)
     kept = tuple(i for i in items.values() if domain is None or _domain(i.path) in (domain, None))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
         also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
-        raise UsageError(f"No recordings in {asked}{f' of domain {domain}' if domain else ''}. {also}"
-                         "`toolkit readers` lists the formats.")
+        raise UsageError(
+            f"No recordings in {asked}{f' of domain {domain}' if domain else ''}. {also}`toolkit readers` lists the formats."
+        )
     return Inputs(kept, unclaimed, tuple(dict.fromkeys(roots)))
 
 
@@ -85,7 +89,7 @@ def subject_of(item: Input, recording: Recording) -> str | None:
 
 
 def _place(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100  # without following links: two names of one file may be two subjects
+    return os.path.abspath(path)  # without following links: two names of one file may be two subjects
 
 
 def _domain(path: Path) -> str | None:
@@ -120,8 +124,11 @@ def _manifest(path: Path) -> list[tuple[Path, Mapping[str, str]]]:
     import pandas
 
     try:
-        table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(
-            path, dtype=str, index_col=False, keep_default_na=False)
+        table = (
+            pandas.read_parquet(path)
+            if path.suffix == ".parquet"
+            else pandas.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
+        )
     except (OSError, ValueError) as problem:
         raise UsageError(f"Manifest '{path}' cannot be read: {problem}.") from None
     if "path" not in table.columns:

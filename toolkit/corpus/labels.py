@@ -48,15 +48,17 @@ def read(path: Path) -> Labels:
     for name in ("start", "stop"):
         text = rows[name] if name in rows.columns else pd.Series([""] * len(rows))
         numbers = pd.to_numeric(text.replace("", None), errors="coerce")
-        if bad := [i for i in np.flatnonzero((text != "") & numbers.isna())][:1]:
+        if bad := list(np.flatnonzero((text != "") & numbers.isna()))[:1]:
             raise UsageError(f"Labels '{path}', row {bad[0] + 2}: {name} is '{text.iloc[bad[0]]}', expected seconds.")
         rows[name] = numbers.astype(float)
     half = rows["start"].isna() != rows["stop"].isna()
     backwards = rows["stop"] <= rows["start"]
     if (half | backwards).any():
         row = int(np.flatnonzero(half | backwards)[0])
-        raise UsageError(f"Labels '{path}', row {row + 2}: start and stop must both be given, and stop be later than start; got "
-                         f"{rows['start'].iloc[row]} and {rows['stop'].iloc[row]} s.")
+        raise UsageError(
+            f"Labels '{path}', row {row + 2}: start and stop must both be given, and stop be later than start; got "
+            f"{rows['start'].iloc[row]} and {rows['stop'].iloc[row]} s."
+        )
     return Labels(path, rows)
 
 
@@ -97,8 +99,9 @@ def _bare(path: Path) -> Path:
     return path.with_suffix("") if path.name else path
 
 
-def match_windows(start: np.ndarray, stop: np.ndarray, label_start: np.ndarray, label_stop: np.ndarray,
-                  min_overlap: float) -> np.ndarray:
+def match_windows(
+    start: np.ndarray, stop: np.ndarray, label_start: np.ndarray, label_stop: np.ndarray, min_overlap: float
+) -> np.ndarray:
     """For each window the row whose interval covers the largest part of it, or -1 below ``min_overlap``.
 
     All four arrays are seconds of one recording; NaN intervals cover everything. Ties go to the first row.

@@ -13,6 +13,7 @@ class Notes:
 
     def add(self, name: str, sentence: str) -> None:
         """Note a sentence about a file."""
+        sentence = sentence.removeprefix(f"{name}: ").removesuffix(".")
         names = self._files.setdefault(sentence, [])
         if name not in names:
             names.append(name)

@@ -53,7 +53,7 @@ def channels_for(recording: Recording, data: DataTable) -> list[int]:
 
 def length_on_grid(recording: Recording, rate_hz: float) -> int:
     """Samples of the recording on the grid k / rate_hz."""
-    return int(math.floor((recording.axes.duration_s or 0.0) * rate_hz + 1e-6))
+    return math.floor((recording.axes.duration_s or 0.0) * rate_hz + 1e-6)
 
 
 def plan(length: int, window: int, stride: int) -> list[Window]:
@@ -104,11 +104,12 @@ def load(recording: Recording, window: Window, data: DataTable, channels: Sequen
     return scale(recording.read(window.start, window.stop, rate_hz=data.rate_hz, channels=channels), data)
 
 
-def stream(recording: Recording, windows: Sequence[Window], data: DataTable, channels: Sequence[int],
-           size: int) -> Iterator[list[Scaled]]:
+def stream(
+    recording: Recording, windows: Sequence[Window], data: DataTable, channels: Sequence[int], size: int
+) -> Iterator[list[Scaled]]:
     """Yield lists of at most ``size`` loaded windows, in order."""
     for first in range(0, len(windows), size):
-        yield [load(recording, w, data, channels) for w in windows[first:first + size]]
+        yield [load(recording, w, data, channels) for w in windows[first : first + size]]
 
 
 def mismatches(recording: Recording, data: DataTable, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
@@ -119,11 +120,15 @@ def mismatches(recording: Recording, data: DataTable, known: Sequence[str], chos
     found = []
     rates = {recording.channels[i].rate_hz or data.rate_hz for i in chosen}
     if (fastest := max(rates)) > data.rate_hz:
-        found.append(f"recorded at {fastest:g} Hz, the model reads {data.rate_hz:g} Hz: content from "
-                     f"{data.rate_hz / 2:g} to {fastest / 2:g} Hz is not seen")
+        found.append(
+            f"recorded at {fastest:g} Hz, the model reads {data.rate_hz:g} Hz: content from "
+            f"{data.rate_hz / 2:g} to {fastest / 2:g} Hz is not seen"
+        )
     if (slowest := min(rates)) < data.rate_hz:
-        found.append(f"recorded at {slowest:g} Hz, the model reads {data.rate_hz:g} Hz: the file holds nothing "
-                     f"from {slowest / 2:g} to {data.rate_hz / 2:g} Hz")
+        found.append(
+            f"recorded at {slowest:g} Hz, the model reads {data.rate_hz:g} Hz: the file holds nothing "
+            f"from {slowest / 2:g} to {data.rate_hz / 2:g} Hz"
+        )
     unseen = [recording.channels[i].name for i in chosen if recording.channels[i].canonical not in known]
     if known and unseen:
         found.append(f"channels the model was not trained on: {', '.join(unseen)}")

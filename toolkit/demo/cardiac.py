@@ -131,11 +131,11 @@ def generate(folder: Path, *, subjects: int = 8, seconds: float = 60.0, seed: in
         subject = heart.draw_subject(np.random.default_rng([seed, index]))
         for order, rhythm in enumerate(RHYTHMS):
             simulation = simulate(subject, rhythm, seconds, np.random.default_rng([seed, index, order + 1]))
-            header = write_record(
-                folder, f"{subject_name}_{rhythm}", subject_name, simulation, device_of(index, subjects)
-            )
-            rows += [(header.name, label, subject_name, start, stop)
-                     for label, start, stop in window_labels(rhythm, simulation, seconds)]
+            header = write_record(folder, f"{subject_name}_{rhythm}", subject_name, simulation, device_of(index, subjects))
+            rows += [
+                (header.name, label, subject_name, start, stop)
+                for label, start, stop in window_labels(rhythm, simulation, seconds)
+            ]
     labels = folder / "labels.csv"
     with labels.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")

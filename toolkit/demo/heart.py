@@ -23,25 +23,39 @@ ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 # Leads I, II, V1-V6 from the dipole: Dower, Machado and Osborne, Clin Cardiol 3:87, 1980.
-DOWER = np.array([
-    [0.632, -0.235, 0.059], [0.235, 1.066, -0.132], [-0.515, 0.157, -0.917], [0.044, 0.164, -1.387],
-    [0.882, 0.098, -1.277], [1.213, 0.127, -0.601], [1.125, 0.127, -0.086], [0.831, 0.076, 0.230],
-])
+DOWER = np.array(
+    [
+        [0.632, -0.235, 0.059],
+        [0.235, 1.066, -0.132],
+        [-0.515, 0.157, -0.917],
+        [0.044, 0.164, -1.387],
+        [0.882, 0.098, -1.277],
+        [1.213, 0.127, -0.601],
+        [1.125, 0.127, -0.086],
+        [0.831, 0.076, 0.230],
+    ]
+)
 
 # One row per event: time from the R peak (s), standard deviation (s), amplitude vector x, y, z (mV).
-ATRIAL = np.array([  # the right atrium first (forwards, down), then the left (leftwards, back)
-    [-0.165, 0.017, 0.045, 0.090, -0.055],
-    [-0.135, 0.017, 0.080, 0.065, 0.040],
-])
-VENTRICULAR = np.array([  # septum (right, forwards), free walls, base (back, up)
-    [-0.023, 0.0085, -0.16, -0.07, -0.25],
-    [0.000, 0.0105, 1.05, 0.88, 0.00],
-    [0.022, 0.0115, -0.10, -0.16, 0.66],
-])
-REPOLARISATION = np.array([  # two events make T rise slowly and fall fast; times are for an RR of 1 s
-    [0.245, 0.055, 0.17, 0.09, -0.06],
-    [0.305, 0.034, 0.25, 0.15, -0.10],
-])
+ATRIAL = np.array(
+    [  # the right atrium first (forwards, down), then the left (leftwards, back)
+        [-0.165, 0.017, 0.045, 0.090, -0.055],
+        [-0.135, 0.017, 0.080, 0.065, 0.040],
+    ]
+)
+VENTRICULAR = np.array(
+    [  # septum (right, forwards), free walls, base (back, up)
+        [-0.023, 0.0085, -0.16, -0.07, -0.25],
+        [0.000, 0.0105, 1.05, 0.88, 0.00],
+        [0.022, 0.0115, -0.10, -0.16, 0.66],
+    ]
+)
+REPOLARISATION = np.array(
+    [  # two events make T rise slowly and fall fast; times are for an RR of 1 s
+        [0.245, 0.055, 0.17, 0.09, -0.06],
+        [0.305, 0.034, 0.25, 0.15, -0.10],
+    ]
+)
 # Where premature beats arise, as the direction of their activation: outflow tract, right apex, left wall.
 ECTOPIC_DIRECTIONS = np.array([[0.6, 1.2, 0.6], [1.1, -0.9, 0.6], [-0.7, 0.8, -0.8]])
 
@@ -160,13 +174,15 @@ def beat_events(symbol: str, rr: float, subject: Subject, atrial: bool) -> Float
     if symbol == "V":  # no P wave, slow spread through muscle, T against the QRS complex
         d = subject.ectopic
         side = np.cross(d, (0.0, 0.0, 1.0))
-        return np.array([
-            [-0.050, 0.017, *(0.30 * d + 0.25 * side)],
-            [0.000, 0.028, *d],
-            [0.055, 0.023, *(0.22 * d - 0.20 * side)],
-            [0.310 * stretch, 0.062, *(-0.26 * d)],
-            [0.375 * stretch, 0.042, *(-0.22 * d)],
-        ])
+        return np.array(
+            [
+                [-0.050, 0.017, *(0.30 * d + 0.25 * side)],
+                [0.000, 0.028, *d],
+                [0.055, 0.023, *(0.22 * d - 0.20 * side)],
+                [0.310 * stretch, 0.062, *(-0.26 * d)],
+                [0.375 * stretch, 0.042, *(-0.22 * d)],
+            ]
+        )
     p, qrs, t = ATRIAL.copy(), VENTRICULAR.copy(), REPOLARISATION.copy()
     p[:, 0] += subject.pr_shift
     qrs[:, :2] *= subject.qrs_width
@@ -228,9 +244,7 @@ def leads(dipole: FloatArray, electrodes: FloatArray | None = None) -> FloatArra
     return np.column_stack((*limb, eight[:, 2:]))
 
 
-def band_noise(
-    times: FloatArray, low: float, high: float, rng: np.random.Generator, slope: float = 0.0
-) -> FloatArray:
+def band_noise(times: FloatArray, low: float, high: float, rng: np.random.Generator, slope: float = 0.0) -> FloatArray:
     """Gaussian noise (T,) of variance 1 between ``low`` and ``high`` Hz, its amplitude as f to the -slope."""
     frequency = np.fft.rfftfreq(len(times), times[1] - times[0])
     spectrum = rng.normal(size=len(frequency)) + 1j * rng.normal(size=len(frequency))
@@ -256,7 +270,11 @@ def electrode_noise(times: FloatArray, breath: FloatArray, subject: Subject, rng
 
 
 def ppg(
-    times: FloatArray, peaks: FloatArray, symbols: Symbols, subject: Subject, breath: FloatArray,
+    times: FloatArray,
+    peaks: FloatArray,
+    symbols: Symbols,
+    subject: Subject,
+    breath: FloatArray,
     rng: np.random.Generator,
 ) -> FloatArray:
     """A finger pulse wave (T,) in arbitrary units, about 0 to 1: a systolic and a reflected wave per beat.

@@ -49,8 +49,9 @@ class Rows:
 class RecordingEncoder:
     """An encoder with its recipe's preprocessing, on a device."""
 
-    def __init__(self, model: MaskedAutoencoder, recipe: Recipe, options: Options, device: torch.device, *,
-                 bf16: bool = False) -> None:
+    def __init__(
+        self, model: MaskedAutoencoder, recipe: Recipe, options: Options, device: torch.device, *, bf16: bool = False
+    ) -> None:
         self.model = model.to(device).eval()
         self.recipe, self.options, self.device, self.bf16 = recipe, options, device, bf16
         self.tokenizer = SignalPatches(recipe)
@@ -106,7 +107,7 @@ class RecordingEncoder:
         pieces = [(i, *piece) for i, span in enumerate(spans) for piece in self._pieces(*span)]
         total, count = np.zeros((len(spans), self.width)), np.zeros(len(spans))
         for first in range(0, len(pieces), self.options.batch_size):
-            part = pieces[first:first + self.options.batch_size]
+            part = pieces[first : first + self.options.batch_size]
             batch = [windows.load(recording, w, self.recipe.data, channels) for _, w, _, _ in part]
             tokens = self.tokenizer.tokenize(collate(batch))
             inside = _inside(tokens, [(low, high) for *_, low, high in part])

@@ -34,8 +34,10 @@ class Journal:
             before = json.loads(plan_file.read_text(encoding="utf-8"))
             changed = [k for k in self.plan if before.get(k) != self.plan[k]]
             if changed:
-                raise UsageError(f"'{self.folder}' was begun with another {changed[0]}: {_short(before.get(changed[0]))}, now "
-                                 f"{_short(self.plan[changed[0]])}. Use --overwrite to start anew.")
+                raise UsageError(
+                    f"'{self.folder}' was begun with another {changed[0]}: {_short(before.get(changed[0]))}, now "
+                    f"{_short(self.plan[changed[0]])}. Use --overwrite to start anew."
+                )
         elif self.folder.exists() and not resume:
             raise UsageError(f"'{self.folder}' is left from an unfinished run. Continue it with --resume, or pass --overwrite.")
         else:
@@ -67,8 +69,11 @@ class Journal:
 
     def failures(self, inputs: int) -> list[Failure]:
         """All failures, in input order."""
-        return [Failure(**json.loads(self._failure(i).read_text(encoding="utf-8")))
-                for i in range(inputs) if self._failure(i).exists()]
+        return [
+            Failure(**json.loads(self._failure(i).read_text(encoding="utf-8")))
+            for i in range(inputs)
+            if self._failure(i).exists()
+        ]
 
     def remove(self) -> None:
         """Delete the journal."""

@@ -78,10 +78,15 @@ def _from_arrow(table: pa.Table) -> EmbeddingTable:
     vectors = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     width = column.type.list_size if pa.types.is_fixed_size_list(column.type) else len(vectors) // max(1, len(column))
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    return EmbeddingTable(table["path"].to_pylist(), table["start"].to_numpy(), table["stop"].to_numpy(),
-                          table["subject"].to_pylist() if "subject" in table.column_names else [None] * table.num_rows,
-                          table["domain"].to_pylist() if "domain" in table.column_names else [""] * table.num_rows,
-                          vectors.reshape(table.num_rows, width), metadata)
+    return EmbeddingTable(
+        table["path"].to_pylist(),
+        table["start"].to_numpy(),
+        table["stop"].to_numpy(),
+        table["subject"].to_pylist() if "subject" in table.column_names else [None] * table.num_rows,
+        table["domain"].to_pylist() if "domain" in table.column_names else [""] * table.num_rows,
+        vectors.reshape(table.num_rows, width),
+        metadata,
+    )
 
 
 def _frame(content: bytes) -> pd.DataFrame:
@@ -102,10 +107,14 @@ def _frame(content: bytes) -> pd.DataFrame:
 def _from_frame(frame: pd.DataFrame) -> EmbeddingTable:
     _check(list(frame.columns))
     subject = frame["subject"] if "subject" in frame else pd.Series([None] * len(frame))
-    return EmbeddingTable(frame["path"].tolist(), frame["start"].to_numpy(float), frame["stop"].to_numpy(float),
-                          [None if pd.isna(s) or s == "" else str(s) for s in subject],
-                          frame["domain"].tolist() if "domain" in frame else [""] * len(frame),
-                          np.array(frame["embedding"].to_list(), np.float32).reshape(len(frame), -1 if len(frame) else 0))
+    return EmbeddingTable(
+        frame["path"].tolist(),
+        frame["start"].to_numpy(float),
+        frame["stop"].to_numpy(float),
+        [None if pd.isna(s) or s == "" else str(s) for s in subject],
+        frame["domain"].tolist() if "domain" in frame else [""] * len(frame),
+        np.array(frame["embedding"].to_list(), np.float32).reshape(len(frame), -1 if len(frame) else 0),
+    )
 
 
 def _check(columns: list[str]) -> None:

@@ -35,12 +35,13 @@ class Outcome:
     dim: int = 0
     failures: list[Failure] = field(default_factory=list)
     rank: float | None = None
+    embedded: int = 0  # rows made now, without those that an earlier run left in the journal
     seconds: float = 0.0
 
     @property
     def samples_per_s(self) -> float:
-        """Rows a second, reading included."""
-        return self.rows / max(self.seconds, 1e-9)
+        """Rows made a second, reading included."""
+        return self.embedded / max(self.seconds, 1e-9)
 
 
 class Embedding:
@@ -52,32 +53,49 @@ class Embedding:
 
     def _metadata(self) -> dict[str, str]:
         options = self.encoder.options
-        return {"toolkit.version": __version__, "toolkit.recipe": self.loaded.recipe.name,
-                "toolkit.model_hash": self.loaded.hash, "toolkit.model": str(self.loaded.path.absolute()),
-                "toolkit.preprocessing": recipes.to_toml(self.loaded.recipe),
-                "toolkit.options": json.dumps(options.__dict__)}
+        return {
+            "toolkit.version": __version__,
+            "toolkit.recipe": self.loaded.recipe.name,
+            "toolkit.model_hash": self.loaded.hash,
+            "toolkit.model": str(self.loaded.path.absolute()),
+            "toolkit.preprocessing": recipes.to_toml(self.loaded.recipe),
+            "toolkit.options": json.dumps(options.__dict__),
+        }
 
-    def to_file(self, inputs: Sequence[Input], out: Path, kind: str, *, plan: dict[str, object], resume: bool,
-                progress: Progress, stop: StopSignals) -> Outcome:
+    def to_file(
+        self,
+        inputs: Sequence[Input],
+        out: Path,
+        kind: str,
+        *,
+        plan: dict[str, object],
+        resume: bool,
+        progress: Progress,
+        stop: StopSignals,
+    ) -> Outcome:
         """Write a table file through a journal. Raises UsageError, Interrupted or ToolkitError."""
         began = time.monotonic()
         journal = Journal(out, plan, self.schema)
         journal.start(resume=resume)
         finished = sum(journal.has(i) for i in range(len(inputs)))
         progress.start_at(finished)
+        embedded = 0
         for index, item in enumerate(inputs):
             if journal.has(index):
                 continue
+
+            def check(done: int = finished) -> None:
+                stop.check(f"{done} of {len(inputs)} inputs are finished in '{journal.folder}'; continue with --resume.")
+
             try:
-                journal.add(index, self._batches(item, lambda: stop.check(
-                    f"{finished} of {len(inputs)} inputs are finished in '{journal.folder}'; continue with --resume.")))
+                embedded += journal.add(index, self._batches(item, check))
             except ReadError as problem:
                 journal.fail(index, Failure(str(item.path), str(problem)))
             finished += 1
             progress.update(finished)
         with files.atomic(out) as temporary, temporary.open("wb") as sink:
             outcome = self._join(journal.batches(len(inputs)), table.WRITERS[kind](sink, self.schema))
-        outcome.failures, outcome.seconds = journal.failures(len(inputs)), time.monotonic() - began
+        outcome.failures, outcome.embedded, outcome.seconds = journal.failures(len(inputs)), embedded, time.monotonic() - began
         journal.remove()
         return outcome
 
@@ -100,10 +118,11 @@ class Embedding:
                 shutil.copyfileobj(held, sink)
         else:
             outcome = self._join(batches(), table.STREAM_WRITERS[kind](sink, self.schema))
-        outcome.failures, outcome.seconds = failures, time.monotonic() - began
+        outcome.failures, outcome.embedded, outcome.seconds = failures, outcome.rows, time.monotonic() - began
         return outcome
 
     def _batches(self, item: Input, check: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+        check()
         recording = open_input(item)
         self.note(item, recording)
         subject, rows = subject_of(item, recording), 0
@@ -119,7 +138,7 @@ class Embedding:
         """Gather what is worth a warning about one recording."""
         chosen = windows.channels_for(recording, self.loaded.recipe.data)
         found = windows.mismatches(recording, self.loaded.recipe.data, self.loaded.channels, chosen)
-        for sentence in (*found, *recording.verify()):
+        for sentence in (*recording.warnings, *found, *recording.verify()):
             self.notes.add(item.path.name, sentence)
 
     def _join(self, batches: Iterator[pa.RecordBatch], writer: table.TableWriter) -> Outcome:

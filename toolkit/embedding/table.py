@@ -27,8 +27,14 @@ ROW_GROUP = 4096
 
 def schema(width: int, *, tokens: bool, metadata: Mapping[str, str]) -> pa.Schema:
     """The table's schema with its metadata."""
-    fields = [pa.field("path", pa.string()), pa.field("start", pa.float64()), pa.field("stop", pa.float64()),
-              pa.field("unit", pa.string()), pa.field("domain", pa.string()), pa.field("subject", pa.string())]
+    fields = [
+        pa.field("path", pa.string()),
+        pa.field("start", pa.float64()),
+        pa.field("stop", pa.float64()),
+        pa.field("unit", pa.string()),
+        pa.field("domain", pa.string()),
+        pa.field("subject", pa.string()),
+    ]
     if tokens:
         fields.append(pa.field("channel", pa.string()))
     fields.append(pa.field("embedding", pa.list_(pa.float32(), width)))
@@ -38,11 +44,20 @@ def schema(width: int, *, tokens: bool, metadata: Mapping[str, str]) -> pa.Schem
 def record_batch(rows: Rows, table: pa.Schema, *, path: str, domain: str, subject: str | None) -> pa.RecordBatch:
     """Rows of one recording as Arrow."""
     n = len(rows.start)
-    columns = {"path": [path] * n, "start": rows.start, "stop": rows.stop, "unit": ["s"] * n, "domain": [domain] * n,
-               "subject": pa.array([subject] * n, pa.string()), "channel": rows.channel,
-               "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.embedding.ravel()), rows.embedding.shape[1])}
-    return pa.record_batch([pa.array(columns[name]) if not isinstance(columns[name], pa.Array) else columns[name]
-                            for name in table.names], schema=table)
+    columns = {
+        "path": [path] * n,
+        "start": rows.start,
+        "stop": rows.stop,
+        "unit": ["s"] * n,
+        "domain": [domain] * n,
+        "subject": pa.array([subject] * n, pa.string()),
+        "channel": rows.channel,
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows.embedding.ravel()), rows.embedding.shape[1]),
+    }
+    return pa.record_batch(
+        [pa.array(columns[name]) if not isinstance(columns[name], pa.Array) else columns[name] for name in table.names],
+        schema=table,
+    )
 
 
 def vectors(batch: pa.RecordBatch) -> NDArray[np.float32]:
@@ -168,8 +183,13 @@ class NpyTable(TableWriter):
         super().close()
 
 
-WRITERS: dict[str, type[TableWriter]] = {"parquet": ParquetTable, "arrow": ArrowTable, "csv": CsvTable, "jsonl": JsonLines,
-                                         "npy": NpyTable}
+WRITERS: dict[str, type[TableWriter]] = {
+    "parquet": ParquetTable,
+    "arrow": ArrowTable,
+    "csv": CsvTable,
+    "jsonl": JsonLines,
+    "npy": NpyTable,
+}
 STREAM_WRITERS = WRITERS | {"arrow": ArrowStream}
 
 

@@ -48,6 +48,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 def load(path: Path) -> LoadedModel:
     """Load a MODEL: a run folder, or its ``.safetensors``. Raises UsageError that says what is wrong."""
     weights = path if path.is_file() else path / WEIGHTS
+    if path.is_file():
+        _refuse_pickle(path)
     recipe = read_recipe(weights.parent, path)
     model = build(recipe)
     fill(model, read_weights(weights, path), weights)
@@ -59,10 +61,11 @@ def read_recipe(folder: Path, asked: Path) -> Recipe:
     if not asked.exists():
         raise UsageError(f"Model '{asked}' does not exist.")
     if not (folder / RECIPE).exists():
-        raise UsageError(f"Model '{asked}' has no {RECIPE}, which says how to read data for it. A model is the folder "
-                         f"that `toolkit pretrain` printed, with {WEIGHTS} and {RECIPE} in it.")
-    return recipes.build(recipes.parse((folder / RECIPE).read_text(encoding="utf-8"), where=f"'{folder / RECIPE}'"),
-                         where=f"'{folder / RECIPE}'")
+        raise UsageError(
+            f"Model '{asked}' has no {RECIPE}, which says how to read data for it. A model is the folder "
+            f"that `toolkit pretrain` printed, with {WEIGHTS} and {RECIPE} in it."
+        )
+    return recipes.resolve(str(folder / RECIPE))
 
 
 def read_weights(weights: Path, asked: Path) -> dict[str, Tensor]:
@@ -70,26 +73,40 @@ def read_weights(weights: Path, asked: Path) -> dict[str, Tensor]:
     if not weights.exists():
         unfinished = " The run there has not finished; continue it with --resume." if (asked / "checkpoints").exists() else ""
         raise UsageError(f"Model '{asked}' has no {WEIGHTS}.{unfinished}")
-    if weights.suffix != ".safetensors":
-        raise UsageError(f"'{weights}' is not a .safetensors file. Pickled checkpoints (.pt, .pth, .ckpt, .bin) can run "
-                         "code when opened and are refused; convert the weights to safetensors first.")
+    _refuse_pickle(weights)
     try:
         return load_file(weights)
     except (SafetensorError, OSError) as problem:
-        raise UsageError(f"'{weights}' is not a readable safetensors file: {problem}. A pickle under this name is "
-                         "refused too.") from None
+        raise UsageError(
+            f"'{weights}' is not a readable safetensors file: {problem}. A pickle under this name is refused too."
+        ) from None
+
+
+def _refuse_pickle(weights: Path) -> None:
+    if weights.suffix != ".safetensors":
+        raise UsageError(
+            f"'{weights}' is not a .safetensors file. Pickled checkpoints (.pt, .pth, .ckpt, .bin) can run "
+            "code when opened and are refused; convert the weights to safetensors first."
+        )
 
 
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Load tensors into a model, strictly. Raises UsageError that names the first tensors that do not fit."""
     wanted = model.state_dict()
-    wrong = [f"{k} is missing" for k in wanted if k not in tensors] + [f"{k} is not part of it" for k in tensors if k not in wanted]
-    wrong += [f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(v.shape)}"
-              for k, v in wanted.items() if k in tensors and tensors[k].shape != v.shape]
+    wrong = [f"{k} is missing" for k in wanted if k not in tensors] + [
+        f"{k} is not part of it" for k in tensors if k not in wanted
+    ]
+    wrong += [
+        f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in wanted.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UsageError(f"The weights in '{where}' do not fit its recipe: {'; '.join(wrong[:3])}{more}. "
-                         "Weights and recipe.toml must come from one run.")
+        raise UsageError(
+            f"The weights in '{where}' do not fit its recipe: {'; '.join(wrong[:3])}{more}. "
+            "Weights and recipe.toml must come from one run."
+        )
     model.load_state_dict(tensors)
 
 

@@ -27,13 +27,25 @@ class TokenSet:
 
     def take(self, index: Tensor) -> TokenSet:
         """The tokens at ``index`` int64 (B, n), in that order; the result has no grid."""
-        return TokenSet(gather(self.patches, index), gather(self.coords, index), self.channel.gather(1, index),
-                        self.valid.gather(1, index), self.scale.gather(1, index), (index.shape[1],))
+        return TokenSet(
+            gather(self.patches, index),
+            gather(self.coords, index),
+            self.channel.gather(1, index),
+            self.valid.gather(1, index),
+            self.scale.gather(1, index),
+            (index.shape[1],),
+        )
 
     def to(self, device: torch.device) -> TokenSet:
         """The same tokens on another device."""
-        return replace(self, patches=self.patches.to(device), coords=self.coords.to(device),
-                       channel=self.channel.to(device), valid=self.valid.to(device), scale=self.scale.to(device))
+        return replace(
+            self,
+            patches=self.patches.to(device),
+            coords=self.coords.to(device),
+            channel=self.channel.to(device),
+            valid=self.valid.to(device),
+            scale=self.scale.to(device),
+        )
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

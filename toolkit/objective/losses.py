@@ -17,4 +17,4 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def patch_loss(kind: str, predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
     """Mean distance of (B, n, P) patches over the tokens where ``counts`` bool (B, n); 0 when none do."""
     each = LOSSES[kind](predicted.float(), target.float(), reduction="none").mean(-1)
-    return (each * counts).sum() / counts.sum().clamp(min=1)
+    return each.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)

@@ -2,10 +2,12 @@
 
 Constant counts keep every tensor dense. Three ways to hide, mixed within a batch by the recipe's odds:
 
-- spans: runs of time hidden in each channel on its own;
+- spans: runs of time hidden in each group of channels on its own;
 - gaps: the same runs hidden in all channels, as when the whole device drops out;
-- groups: whole groups of channels. The six limb leads are linear combinations of two of them
-  (III = II - I, aVR = -(I + II) / 2, ...), so one alone would be given away: they go together.
+- groups: whole groups of channels.
+
+A group is a channel, or channels that the recipe names together: the six limb leads are linear
+combinations of two of them (III = II - I, aVR = -(I + II) / 2, ...), so one alone would be given away.
 """
 
 from __future__ import annotations
@@ -48,26 +50,33 @@ class MaskSampler:
         channels, steps = tokens.grid
         size = tokens.channel.shape[0]
         way = torch.multinomial(self.odds, size, replacement=True, generator=generator)
-        apart = self._runs(size, channels, steps, generator)
+        first = first_of_group(self.group_of[tokens.channel.view(size, channels, steps)[:, :, 0]])  # (B, C)
+        apart = self._runs(size, channels, steps, generator).gather(1, first[..., None].expand(-1, -1, steps))
         together = self._runs(size, 1, steps, generator).expand(-1, channels, -1)
-        identity = tokens.channel.view(size, channels, steps)[:, :, 0]
-        grouped = self._groups(identity, generator)[:, :, None] + 0.01 * apart
-        score = torch.stack([apart, together, grouped])[way, torch.arange(size)]  # (B, C, T')
+        whole = _noise((size, channels), generator).argsort(1).gather(1, first)[..., None] + apart
+        # Ties between groups (a gap that is cut off at the count) are broken at random, not by place.
+        ties = 1e-9 * _noise((size, channels), generator).gather(1, first)[..., None]
+        score = torch.stack([apart, together, whole])[way, torch.arange(size)] + ties  # (B, C, T')
         return split(score.flatten(1), tokens.valid, num_visible(channels * steps, self.table.ratio))
 
     def _runs(self, size: int, rows: int, steps: int, generator: torch.Generator) -> Tensor:
-        """Noise that is constant over runs of random length: (B, rows, steps), with a little jitter against ties."""
+        """Noise in [0, 1) that is constant over runs of random length: (B, rows, steps), jittered against ties in time."""
         low, high = self.table.span_patches
         length = torch.randint(low, high + 1, (size, 1, 1), generator=generator)
         shift = torch.randint(0, high, (size, rows, 1), generator=generator)
         run = (torch.arange(steps) + shift) // length
-        noise = torch.rand((size, rows, steps + high), generator=generator).gather(2, run)
-        return noise + 1e-4 * torch.rand((size, rows, steps), generator=generator)
+        noise = _noise((size, rows, steps + high), generator).gather(2, run)
+        return 0.999 * noise + 0.001 * _noise((size, rows, steps), generator)
 
-    def _groups(self, identity: Tensor, generator: torch.Generator) -> Tensor:
-        """One random score per group of channels, identity (B, C) -> (B, C)."""
-        noise = torch.rand((identity.shape[0], len(self.group_of)), generator=generator)
-        return noise.gather(1, self.group_of[identity])
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform noise in float64, where no two scores of a sample come out equal by rounding."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def first_of_group(groups: Tensor) -> Tensor:
+    """For each channel the place of the first channel of its group, groups int64 (B, C) -> int64 (B, C)."""
+    return (groups[:, :, None] == groups[:, None, :]).int().argmax(2)
 
 
 def split(score: Tensor, valid: Tensor, visible: int) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from toolkit.model.tokens import TokenSet, gather
 from toolkit.objective.losses import patch_loss
 from toolkit.objective.masks import MaskSampler
 from toolkit.recipe import Recipe
-
 
 LEAST_SCALE = 0.25  # a visible part without a beat must not blow up the hidden ones
 
@@ -34,16 +34,19 @@ class MaskedReconstruction:
 
     def __call__(self, model: MaskedAutoencoder, tokens: TokenSet, step: int, device: torch.device) -> Scored:
         """Score ``tokens`` (on the CPU) on ``device``; the mask is a pure function of seed and step."""
-        generator = torch.Generator().manual_seed((self.recipe.training.seed << 32) + step)
-        mask = self.masks.sample(tokens, generator)
+        mask = self.masks.sample(tokens, step_generator(self.recipe.training.seed, step))
         factor = visible_scale(tokens, mask.visible)
         tokens, factor = tokens.to(device), factor.to(device)[..., None]
         visible, hidden = mask.visible.to(device), mask.hidden.to(device)
         predicted = model(replace(tokens, patches=tokens.patches / factor), visible, hidden) * gather(factor, hidden)
         target, counts = gather(tokens.patches, hidden), tokens.valid.gather(1, hidden)
         kind = self.recipe.loss.kind
-        return Scored(patch_loss(kind, predicted, target, counts),
-                      patch_loss(kind, torch.zeros_like(target), target, counts))
+        return Scored(patch_loss(kind, predicted, target, counts), patch_loss(kind, torch.zeros_like(target), target, counts))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A generator that is a pure function of seed and step (torch's own takes 32 bits of a seed, so both are mixed)."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
 def visible_scale(tokens: TokenSet, visible: Tensor) -> Tensor:

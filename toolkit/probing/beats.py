@@ -19,13 +19,39 @@ REFINE_S = 0.08  # the smoothed energy is flat on top: the peak is sought this f
 NARROW_S = 0.15  # the QRS complex, wide ones included
 
 BEAT_NAMES = (
-    "beats_per_min", "rr_mean_s", "rr_std_s", "rr_min_s", "rr_max_s", "rr_rmssd_s", "rr_pnn50", "rr_ratio_min",
-    "rr_ratio_max", "width_mean_s", "width_max_s", "width_std_s", "width_max_ratio", "area_mean_s", "area_max_s",
-    "area_max_ratio", "height_cv", "height_max_ratio", "template_min", "template_mean", "template_std",
+    "beats_per_min",
+    "rr_mean_s",
+    "rr_std_s",
+    "rr_min_s",
+    "rr_max_s",
+    "rr_rmssd_s",
+    "rr_pnn50",
+    "rr_ratio_min",
+    "rr_ratio_max",
+    "width_mean_s",
+    "width_max_s",
+    "width_std_s",
+    "width_max_ratio",
+    "area_mean_s",
+    "area_max_s",
+    "area_max_ratio",
+    "height_cv",
+    "height_max_ratio",
+    "template_min",
+    "template_mean",
+    "template_std",
 )
 CONTEXT_NAMES = (
-    "rr_before_ratio", "rr_after_ratio", "rr_after_before_ratio", "own_width_s", "own_width_ratio", "own_area_s",
-    "own_area_ratio", "own_height_ratio", "own_template", "own_up_share",
+    "rr_before_ratio",
+    "rr_after_ratio",
+    "rr_after_before_ratio",
+    "own_width_s",
+    "own_width_ratio",
+    "own_area_s",
+    "own_area_ratio",
+    "own_height_ratio",
+    "own_template",
+    "own_up_share",
 )
 
 
@@ -75,19 +101,33 @@ def beat_features(beats: Beats) -> Array:
     rr = np.diff(beats.time_s)
     out: dict[str, float] = dict.fromkeys(BEAT_NAMES, np.nan)
     if len(rr) >= 1:
-        out |= {"beats_per_min": 60 / float(np.median(rr)), "rr_mean_s": rr.mean(), "rr_std_s": rr.std(),
-                "rr_min_s": rr.min(), "rr_max_s": rr.max()}
+        out |= {
+            "beats_per_min": 60 / float(np.median(rr)),
+            "rr_mean_s": rr.mean(),
+            "rr_std_s": rr.std(),
+            "rr_min_s": rr.min(),
+            "rr_max_s": rr.max(),
+        }
     if len(rr) >= 2:
         step, ratio = np.diff(rr), rr[1:] / rr[:-1]
-        out |= {"rr_rmssd_s": float(np.sqrt(np.mean(step**2))), "rr_pnn50": float(np.mean(np.abs(step) > 0.05)),
-                "rr_ratio_min": ratio.min(), "rr_ratio_max": ratio.max()}
+        out |= {
+            "rr_rmssd_s": float(np.sqrt(np.mean(step**2))),
+            "rr_pnn50": float(np.mean(np.abs(step) > 0.05)),
+            "rr_ratio_min": ratio.min(),
+            "rr_ratio_max": ratio.max(),
+        }
     whole = np.isfinite(beats.height)
     if whole.any():
         width, area, height = beats.width_s[whole], beats.area_s[whole], beats.height[whole]
         out |= {
-            "width_mean_s": width.mean(), "width_max_s": width.max(), "width_std_s": width.std(),
-            "width_max_ratio": width.max() / np.median(width), "area_mean_s": area.mean(), "area_max_s": area.max(),
-            "area_max_ratio": area.max() / np.median(area), "height_cv": height.std() / height.mean(),
+            "width_mean_s": width.mean(),
+            "width_max_s": width.max(),
+            "width_std_s": width.std(),
+            "width_max_ratio": width.max() / np.median(width),
+            "area_mean_s": area.mean(),
+            "area_max_s": area.max(),
+            "area_max_ratio": area.max() / np.median(area),
+            "height_cv": height.std() / height.mean(),
             "height_max_ratio": height.max() / np.median(height),
         }
     likeness = beats.likeness[np.isfinite(beats.likeness)]
@@ -106,10 +146,15 @@ def context_features(beats: Beats, middle: float) -> Array:
         before = rr[own - 1] if own > 0 else np.nan
         after = rr[own] if own < len(rr) else np.nan
         out |= {
-            "rr_before_ratio": before / usual, "rr_after_ratio": after / usual, "rr_after_before_ratio": after / before,
-            "own_width_s": beats.width_s[own], "own_width_ratio": beats.width_s[own] / np.median(beats.width_s),
-            "own_area_s": beats.area_s[own], "own_area_ratio": _against_median(beats.area_s, own),
-            "own_height_ratio": _against_median(beats.height, own), "own_template": beats.likeness[own],
+            "rr_before_ratio": before / usual,
+            "rr_after_ratio": after / usual,
+            "rr_after_before_ratio": after / before,
+            "own_width_s": beats.width_s[own],
+            "own_width_ratio": beats.width_s[own] / np.median(beats.width_s),
+            "own_area_s": beats.area_s[own],
+            "own_area_ratio": _against_median(beats.area_s, own),
+            "own_height_ratio": _against_median(beats.height, own),
+            "own_template": beats.likeness[own],
             "own_up_share": beats.up_share[own],
         }
     return np.array([out[name] for name in CONTEXT_NAMES])

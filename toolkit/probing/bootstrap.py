@@ -14,8 +14,9 @@ Array = NDArray[np.float64]
 CELLS_AT_ONCE = 4_000_000  # weights held in memory at a time (32 MB)
 
 
-def resampled_scores(task: Task, y: NDArray, predictions: Mapping[str, Array], groups: NDArray, *,
-                     resamples: int, seed: int) -> dict[str, dict[str, Array]]:
+def resampled_scores(
+    task: Task, y: NDArray, predictions: Mapping[str, Array], groups: NDArray, *, resamples: int, seed: int
+) -> dict[str, dict[str, Array]]:
     """Every metric of every prediction on the same ``resamples`` draws of groups: {name: {metric: (resamples,)}}.
 
     ``groups`` (N,); a draw takes as many groups as there are, with replacement, and all the rows of each.
@@ -24,8 +25,10 @@ def resampled_scores(task: Task, y: NDArray, predictions: Mapping[str, Array], g
     for weights in _draws(groups, resamples, seed):
         for name, prediction in predictions.items():
             parts[name].append(weighted_scores(task, y, prediction, weights))
-    return {name: {metric: np.concatenate([part[metric] for part in done]) for metric in done[0]} if done else {}
-            for name, done in parts.items()}
+    return {
+        name: {metric: np.concatenate([part[metric] for part in done]) for metric in done[0]} if done else {}
+        for name, done in parts.items()
+    }
 
 
 def interval(value: float, draws: Array, level: float = 0.95) -> tuple[float, float]:

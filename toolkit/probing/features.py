@@ -39,6 +39,7 @@ def handcrafted(data: DataTable, *, context: bool) -> PerRecording:
     With ``context`` each interval is described within a window of the model's length around it, as the
     encoder sees it.
     """
+
     def features(recording: Recording, spans: NDArray[np.float64]) -> Matrix:
         compute = FEATURES[recording.domain]
         channels = windows.channels_for(recording, data)

@@ -19,9 +19,17 @@ TRAIN_WORDS = ("train", "val", "valid", "validation", "dev")  # validation rows 
 NAMED = 5  # offenders named in a message
 
 
-def make_folds(groups: NDArray, y: NDArray, task: Task, *, folds: int = 5, split: Sequence[str] | None = None,
-               seed: int = 0, group_column: str = "group", split_column: str = "split",
-               ) -> tuple[list[Fold], dict[str, object]]:
+def make_folds(
+    groups: NDArray,
+    y: NDArray,
+    task: Task,
+    *,
+    folds: int = 5,
+    split: Sequence[str] | None = None,
+    seed: int = 0,
+    group_column: str = "group",
+    split_column: str = "split",
+) -> tuple[list[Fold], dict[str, object]]:
     """The folds, and their description {"kind": "group" | "column", "column": ..., "folds": n}.
 
     ``groups`` (N,) one name a row; ``y`` as ``encode`` gives it. Without ``split``: one group out where there are at
@@ -36,9 +44,11 @@ def make_folds(groups: NDArray, y: NDArray, task: Task, *, folds: int = 5, split
         return made, {"kind": "column", "column": split_column, "folds": len(made)}
     names = np.unique(groups)
     if len(names) < 2:
-        raise UsageError(f"All {len(groups)} rows belong to one group of '{group_column}' ('{names[0]}'), so nothing "
-                         "is left to test on. Name a column that tells subjects or recordings apart with --group "
-                         "COLUMN, or say which rows train and test with --split COLUMN.")
+        raise UsageError(
+            f"All {len(groups)} rows belong to one group of '{group_column}' ('{names[0]}'), so nothing "
+            "is left to test on. Name a column that tells subjects or recordings apart with --group "
+            "COLUMN, or say which rows train and test with --split COLUMN."
+        )
     made = grouped(groups, strata(y, task), parts=min(folds, len(names)), seed=seed)
     return made, {"kind": "group", "column": group_column, "folds": len(made)}
 
@@ -101,8 +111,10 @@ def _column_folds(split: NDArray, groups: NDArray, group_column: str, split_colu
         _check_sides(words, groups, group_column, split_column)
         return [(np.flatnonzero(words == "train"), np.flatnonzero(words == "test"))]
     if len(values) < 2:
-        raise UsageError(f"'{split_column}' has one value only ('{split[0]}', {len(split)} rows): expected train and "
-                         "test, or one value a fold.")
+        raise UsageError(
+            f"'{split_column}' has one value only ('{split[0]}', {len(split)} rows): expected train and "
+            "test, or one value a fold."
+        )
     _check_sides(split, groups, group_column, split_column)
     return [(np.flatnonzero(split != value), np.flatnonzero(split == value)) for value in sorted(values)]
 
@@ -122,9 +134,13 @@ def _check_sides(sides: NDArray, groups: NDArray, group_column: str, split_colum
         counts.setdefault(str(group), Counter())[side] += 1
     torn = {group: sides for group, sides in counts.items() if len(sides) > 1}
     if torn:
-        listed = "; ".join(f"'{group}' ({', '.join(f'{n} rows in {side}' for side, n in sorted(sides.items()))})"
-                           for group, sides in sorted(torn.items())[:NAMED])
+        listed = "; ".join(
+            f"'{group}' ({', '.join(f'{n} rows in {side}' for side, n in sorted(sides.items()))})"
+            for group, sides in sorted(torn.items())[:NAMED]
+        )
         more = f"; and {len(torn) - NAMED} more" if len(torn) > NAMED else ""
-        raise UsageError(f"{len(torn)} of {len(counts)} groups of '{group_column}' lie on more than one side of "
-                         f"'{split_column}': {listed}{more}. Put each group on one side, or name the column of "
-                         "independent groups with --group COLUMN.")
+        raise UsageError(
+            f"{len(torn)} of {len(counts)} groups of '{group_column}' lie on more than one side of "
+            f"'{split_column}': {listed}{more}. Put each group on one side, or name the column of "
+            "independent groups with --group COLUMN."
+        )

@@ -22,8 +22,19 @@ CHANNELS = 2
 MIN_VALID = 0.5
 
 WAVE_NAMES = (
-    "std", "ptp", "skew", "kurtosis", "p05", "p25", "p75", "p95", "line_length", "total_power_log",
-    *(f"power_{low:g}_{high:g}_hz_log" for low, high in BANDS_HZ), "spectral_entropy", "rate_peak_hz",
+    "std",
+    "ptp",
+    "skew",
+    "kurtosis",
+    "p05",
+    "p25",
+    "p75",
+    "p95",
+    "line_length",
+    "total_power_log",
+    *(f"power_{low:g}_{high:g}_hz_log" for low, high in BANDS_HZ),
+    "spectral_entropy",
+    "rate_peak_hz",
 )
 
 
@@ -39,8 +50,9 @@ class Context(NamedTuple):
     stop: int
 
 
-def cardiac_features(values: NDArray, valid: NDArray, rate_hz: float, names: Sequence[str],
-                     context: Context | None = None) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def cardiac_features(
+    values: NDArray, valid: NDArray, rate_hz: float, names: Sequence[str], context: Context | None = None
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Beats, rhythm, shape and spectrum of an ECG or PPG window: (features float32 (F,), their names).
 
     ``values`` (C, T) in physical units, ``valid`` bool (C, T), ``names`` of the C channels (canonical: a name that
@@ -80,6 +92,7 @@ def _usable(values: NDArray, valid: NDArray, names: Sequence[str]) -> list[int]:
         there = valid[channel]
         other = any(word in names[channel].upper() for word in OTHER_WORDS)
         return not other and there.mean() >= MIN_VALID and np.ptp(values[channel][there]) > 0
+
     return [channel for channel in range(len(values)) if good(channel)][:CHANNELS]
 
 
@@ -96,8 +109,14 @@ def _filled(wave: NDArray, valid: NDArray) -> Array:
 def _wave_features(wave: Array, rate_hz: float) -> Array:
     """WAVE_NAMES: amplitudes in the unit of the wave, powers as natural logarithms, the bands relative to the total."""
     spread = max(float(wave.std()), 1e-12)
-    shape = [spread, np.ptp(wave), stats.skew(wave), stats.kurtosis(wave), *np.percentile(wave, [5, 25, 75, 95]),
-             np.abs(np.diff(wave)).mean() * rate_hz / spread]
+    shape = [
+        spread,
+        np.ptp(wave),
+        stats.skew(wave),
+        stats.kurtosis(wave),
+        *np.percentile(wave, [5, 25, 75, 95]),
+        np.abs(np.diff(wave)).mean() * rate_hz / spread,
+    ]
     points = max(len(wave), int(8 * rate_hz))  # zeros appended, so that a band below 1 Hz holds a bin in any window
     hz, power = signal.periodogram(signal.detrend(wave), rate_hz, window="hann", nfft=points)
     inside = (hz >= BANDS_HZ[0][0]) & (hz < BANDS_HZ[-1][1])

@@ -47,8 +47,9 @@ class Material:
                 try:
                     matrices[name] = features.compute(self.rows, self.items, make, progress)
                 except ReadError as problem:
-                    raise ToolkitError(f"None of the {len(set(self.rows.path))} labelled recordings can be read for the row "
-                                       f"'{name}': {problem}.") from None
+                    raise ToolkitError(
+                        f"None of the {len(set(self.rows.path))} labelled recordings can be read for the row '{name}': {problem}."
+                    ) from None
         return matrices
 
 
@@ -61,11 +62,14 @@ def from_table(table: EmbeddingTable, labels: Labels, min_overlap: float, device
         return material
     there = {p: Input(Path(p), Path(p).parent) for p in dict.fromkeys(rows.path) if Path(p).exists()}
     if len(there) < len(set(rows.path)):
-        material.notes.append("the recordings of this table are not all at hand, so there are no hand-crafted and random-init "
-                              "rows")
+        material.notes.append(
+            "the recordings of this table are not all at hand, so there are no hand-crafted and random-init rows"
+        )
     elif "toolkit.preprocessing" not in table.metadata:
-        material.notes.append("this format does not say which model made the table, so there are no hand-crafted and random-init "
-                              "rows; Parquet and Arrow tables do")
+        material.notes.append(
+            "this format does not say which model made the table, so there are no hand-crafted and random-init "
+            "rows; Parquet and Arrow tables do"
+        )
     else:
         material.items = there
         recipe = recipes.build(recipes.parse(table.metadata["toolkit.preprocessing"], where="the table"), where="the table")
@@ -74,16 +78,22 @@ def from_table(table: EmbeddingTable, labels: Labels, min_overlap: float, device
     return material
 
 
-def from_data(gathered: Inputs, loaded: LoadedModel, labels: Labels, options: Options, device: torch.device, *,
-              baselines: bool) -> Material:
+def from_data(
+    gathered: Inputs, loaded: LoadedModel, labels: Labels, options: Options, device: torch.device, *, baselines: bool
+) -> Material:
     """Recordings and a model: each labelled interval is embedded within a window of the model's length."""
     rows = from_recordings(gathered.items, labels, options.window_s, loaded.recipe.data)
     makers = {loaded.recipe.name: features.embedded(loaded.model, loaded.recipe, options, device)}
     if baselines:
         short = bool((rows.stop - rows.start).max() < loaded.recipe.data.window_s / 2)
         makers |= _baselines(loaded.recipe, options, device, context=short)
-    facts = {"model": str(loaded.path), "model_hash": loaded.hash, "recipe": loaded.recipe.model_dump(mode="json"),
-             "recipe_hash": recipes.fingerprint(loaded.recipe), "options": options.__dict__}
+    facts = {
+        "model": str(loaded.path),
+        "model_hash": loaded.hash,
+        "recipe": loaded.recipe.model_dump(mode="json"),
+        "recipe_hash": recipes.fingerprint(loaded.recipe),
+        "options": options.__dict__,
+    }
     return Material(rows, {}, makers, {str(i.path): i for i in gathered.items}, gathered=gathered, facts=facts)
 
 
@@ -102,7 +112,7 @@ def only_classes(labels: Labels, target: str, classes: str | None) -> Labels:
     wanted = [c.strip() for c in classes.split(",")]
     column = labels.column(target, "--target")
     if unknown := [c for c in wanted if c not in set(column)]:
-        raise UsageError(f"--classes: no row of '{labels.path}' has {target} '{unknown[0]}'; it holds "
-                         f"{', '.join(sorted(set(column))[:10])}.")
+        raise UsageError(
+            f"--classes: no row of '{labels.path}' has {target} '{unknown[0]}'; it holds {', '.join(sorted(set(column))[:10])}."
+        )
     return Labels(labels.path, labels.rows[column.isin(wanted)].reset_index(drop=True))
-

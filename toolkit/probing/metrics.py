@@ -18,8 +18,12 @@ from toolkit.probing.task import Task
 Array = NDArray[np.float64]
 Metric = Callable[[NDArray[np.bool_], Array, Array], Array]
 
-MAIN = {"binary": "balanced_accuracy", "multiclass": "balanced_accuracy", "multilabel": "macro_auroc",
-        "regression": "mae"}  # of mae less is better, of the others more
+MAIN = {
+    "binary": "balanced_accuracy",
+    "multiclass": "balanced_accuracy",
+    "multilabel": "macro_auroc",
+    "regression": "mae",
+}  # of mae less is better, of the others more
 
 
 def score(task: Task, y: NDArray, prediction: Array) -> dict[str, float]:

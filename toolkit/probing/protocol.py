@@ -45,9 +45,18 @@ class ProbeResult:
     warnings: list[str] = field(default_factory=list)
 
 
-def run_probe(features: Mapping[str, NDArray], y: NDArray, task: Task, groups: NDArray, folds: Sequence[Fold], *,
-              head: str = "linear", seed: int = 0, bootstrap: int = 1000,
-              progress: Progress | None = None) -> ProbeResult:
+def run_probe(
+    features: Mapping[str, NDArray],
+    y: NDArray,
+    task: Task,
+    groups: NDArray,
+    folds: Sequence[Fold],
+    *,
+    head: str = "linear",
+    seed: int = 0,
+    bootstrap: int = 1000,
+    progress: Progress | None = None,
+) -> ProbeResult:
     """Score each feature matrix (N, D), and the majority, out of fold.
 
     ``y`` as ``encode`` gives it; ``groups`` (N,) are what the bootstrap draws and the inner selection keeps whole;
@@ -82,8 +91,9 @@ def run_probe(features: Mapping[str, NDArray], y: NDArray, task: Task, groups: N
     return result
 
 
-def _predict(name: str, x: Array, y: NDArray, task: Task, train: NDArray, test: NDArray, inner: Sequence[Fold],
-             head: Head, effort: Effort) -> Array:
+def _predict(
+    name: str, x: Array, y: NDArray, task: Task, train: NDArray, test: NDArray, inner: Sequence[Fold], head: Head, effort: Effort
+) -> Array:
     if len(np.unique(y[train], axis=0)) < 2:
         return _constant(y[train], task, len(test))
     a, b = _filled(x[train], x[test])
@@ -109,8 +119,10 @@ def _finite(name: str, x: NDArray, warnings: list[str]) -> Array:
     x = np.asarray(x, dtype=np.float64)
     bad = ~np.isfinite(x)
     if bad.any():
-        warnings.append(f"{name}: {bad.sum()} of {x.size} features in {bad.any(axis=1).sum()} of {len(x)} rows are not "
-                        "finite; the training part's median stands in")
+        warnings.append(
+            f"{name}: {bad.sum()} of {x.size} features in {bad.any(axis=1).sum()} of {len(x)} rows are not "
+            "finite; the training part's median stands in"
+        )
     return np.where(bad, np.nan, x)
 
 
@@ -166,6 +178,7 @@ def _score_all(result: ProbeResult, y: NDArray, groups: NDArray, head: str, seed
     main = result.main_metric
     for a in (name for name in values if name not in BASELINES):
         for b in (name for name in values if name in BASELINES):
-            value, low, high = paired_difference(values[a][main], values[b][main], draws[a].get(main, none),
-                                                 draws[b].get(main, none))
+            value, low, high = paired_difference(
+                values[a][main], values[b][main], draws[a].get(main, none), draws[b].get(main, none)
+            )
             result.differences.append({"a": a, "b": b, "metric": main, "value": value, "low": low, "high": high})

@@ -56,11 +56,20 @@ def join_table(table: EmbeddingTable, labels: Labels, min_overlap: float) -> Lab
     kept = np.flatnonzero(label_row >= 0)
     warnings = [*_unmatched(labels, found), *_without_label(paths, label_row)]
     if not len(kept):
-        raise UsageError(f"No window of the {len(set(table.path))} embedded recordings has a label in '{labels.path}'. "
-                         f"{' '.join(warnings)} Paths are relative to the CSV, to a DATA folder, or absolute; a label must cover "
-                         f"at least {min_overlap:g} of a window (--min-overlap), so short labels need DATA and --model.")
-    return LabelledRows([table.path[i] for i in kept], table.start[kept], table.stop[kept], label_row[kept],
-                        [table.subject[i] for i in kept], kept, warnings)
+        raise UsageError(
+            f"No window of the {len(set(table.path))} embedded recordings has a label in '{labels.path}'. "
+            f"{' '.join(warnings)} Paths are relative to the CSV, to a DATA folder, or absolute; a label must cover "
+            f"at least {min_overlap:g} of a window (--min-overlap), so short labels need DATA and --model."
+        )
+    return LabelledRows(
+        [table.path[i] for i in kept],
+        table.start[kept],
+        table.stop[kept],
+        label_row[kept],
+        [table.subject[i] for i in kept],
+        kept,
+        warnings,
+    )
 
 
 def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, data: DataTable) -> LabelledRows:
@@ -92,8 +101,9 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, dat
             raise UsageError(f"None of the {len(failures)} recordings that '{labels.path}' names can be used. {reasons}")
         raise UsageError(f"No label of '{labels.path}' names one of the {len(items)} recordings. {' '.join(warnings)}")
     path_, start_, stop_, index_, subject_ = zip(*rows, strict=True)
-    return LabelledRows(list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings,
-                        failures)
+    return LabelledRows(
+        list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings, failures
+    )
 
 
 def _windows(duration: float, window_s: float) -> list[tuple[float, float]]:
@@ -106,8 +116,10 @@ def _unmatched(labels: Labels, found: Sequence[str | None]) -> list[str]:
     if not missing:
         return []
     names = ", ".join(f"'{p}' ({n} rows)" for p, n in list(missing.items())[:NAMED])
-    return [f"{sum(missing.values())} label rows name {len(missing)} recordings that are not in the data: {names}"
-            f"{', ...' if len(missing) > NAMED else ''}."]
+    return [
+        f"{sum(missing.values())} label rows name {len(missing)} recordings that are not in the data: {names}"
+        f"{', ...' if len(missing) > NAMED else ''}."
+    ]
 
 
 def _without_label(paths: NDArray[np.str_], label_row: NDArray[np.int64]) -> list[str]:
@@ -115,5 +127,7 @@ def _without_label(paths: NDArray[np.str_], label_row: NDArray[np.int64]) -> lis
     if not lacking:
         return []
     names = ", ".join(f"'{Path(p).name}' ({n})" for p, n in lacking.most_common(NAMED))
-    return [f"{sum(lacking.values())} of {len(paths)} windows have no label and are left out: {names}"
-            f"{', ...' if len(lacking) > NAMED else ''}."]
+    return [
+        f"{sum(lacking.values())} of {len(paths)} windows have no label and are left out: {names}"
+        f"{', ...' if len(lacking) > NAMED else ''}."
+    ]

@@ -49,26 +49,57 @@ class Probe:
         self.y = encode(cells, self.task)
         self.groups, self.group_name = _groups(rows, labels, question)
         split = labels.column(question.split, "--split").iloc[rows.label_row].tolist() if question.split else None
-        self.folds, self.split = make_folds(self.groups, self.y, self.task, folds=question.folds, split=split, seed=question.seed,
-                                            group_column=self.group_name, split_column=question.split or "")
+        self.folds, self.split = make_folds(
+            self.groups,
+            self.y,
+            self.task,
+            folds=question.folds,
+            split=split,
+            seed=question.seed,
+            group_column=self.group_name,
+            split_column=question.split or "",
+        )
         self.cells, self.num_labels = cells, len(chosen)
 
     def run(self, features: Mapping[str, NDArray], progress: Progress) -> ProbeResult:
         """Fit and score every feature matrix (N, F) beside the majority."""
         fits = max(1, len(features) * len(self.folds))
         progress.total = fits
-        return run_probe(features, self.y, self.task, self.groups, self.folds, head=self.question.head, seed=self.question.seed,
-                         bootstrap=self.question.bootstrap, progress=lambda done, total, what: progress.update(done, what))
+        return run_probe(
+            features,
+            self.y,
+            self.task,
+            self.groups,
+            self.folds,
+            head=self.question.head,
+            seed=self.question.seed,
+            bootstrap=self.question.bootstrap,
+            progress=lambda done, total, what: progress.update(done, what),
+        )
 
     def document(self, result: ProbeResult) -> dict[str, Any]:
-        """What ``probe --json`` prints and metrics.json holds; the rows of the main metric come first."""
+        """What ``probe --json`` prints and metrics.json holds; the rows of the main metric come first.
+
+        Class scores in ``results`` lie from 0 to 1; Cohen's kappa, which can be negative, has a key of its own.
+        """
         rows = sorted(result.rows, key=lambda r: r["metric"] != result.main_metric)
-        return {"task": self.task.kind, "target": self.task.target, "windows": len(self.y),
-                "groups": len(set(self.groups.tolist())),
-                "classes": list(self.task.classes), "class_counts": self._counts(),
-                "split": {**self.split, "group": self.group_name}, "main_metric": result.main_metric, "results": rows,
-                "differences": result.differences, "confusion": {k: v.tolist() for k, v in result.confusion.items()},
-                "warnings": [*self.rows.warnings, *result.warnings]}
+        kappa = [r for r in rows if r["metric"] == "kappa"]
+        rows = [r for r in rows if r["metric"] != "kappa"]
+        return {
+            "task": self.task.kind,
+            "target": self.task.target,
+            "windows": len(self.y),
+            "groups": len(set(self.groups.tolist())),
+            "classes": list(self.task.classes),
+            "class_counts": self._counts(),
+            "split": {**self.split, "group": self.group_name},
+            "main_metric": result.main_metric,
+            "results": rows,
+            "kappa": kappa,
+            "differences": result.differences,
+            "confusion": {k: v.tolist() for k, v in result.confusion.items()},
+            "warnings": [*self.rows.warnings, *result.warnings],
+        }
 
     def write(self, result: ProbeResult, document: dict[str, Any], out: Path) -> None:
         """metrics.json, predictions.parquet, PNGs and report.html into ``out``."""
@@ -94,8 +125,14 @@ class Probe:
         return {c: int((self.y == i).sum()) for i, c in enumerate(self.task.classes)}
 
     def _write_predictions(self, result: ProbeResult, path: Path) -> None:
-        columns: dict[str, Any] = {"path": self.rows.path, "start": self.rows.start, "stop": self.rows.stop, "label": self.cells,
-                                   "group": self.groups.tolist(), "tested": result.tested}
+        columns: dict[str, Any] = {
+            "path": self.rows.path,
+            "start": self.rows.start,
+            "stop": self.rows.stop,
+            "label": self.cells,
+            "group": self.groups.tolist(),
+            "tested": result.tested,
+        }
         for name, predicted in result.predictions.items():
             if predicted.ndim == 1:
                 columns[name] = predicted
@@ -117,15 +154,24 @@ def _groups(rows: LabelledRows, labels: Labels, question: Question) -> tuple[NDA
 
 def _sections(document: dict[str, Any], images: list[Path]) -> list[Section]:
     metric = document["main_metric"]
-    shown = [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()} for row in document["results"]]
+    shown = [
+        {k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()}
+        for row in (*document["results"], *document["kappa"])
+    ]
     split = document["split"]
-    text = [f"{document['windows']} windows of {document['groups']} groups by {split['group']}; split by {split['kind']} in "
-            f"{split['folds']} folds, no group on two sides. Intervals are 95 % bootstrap over groups.",
-            f"Labels: {', '.join(f'{c} {n}' for c, n in document['class_counts'].items()) or document['target']}."]
-    return [Section(f"Scores ({metric})", text, [r for r in shown if r["metric"] == metric], images[:1]),
-            Section("Differences", ["The model's score minus each baseline's, over the same resamples."],
-                    [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in d.items()} for d in document["differences"]]),
-            Section("Predictions", images=images[1:]), Section("All metrics", table=shown),
-            Section("Warnings", document["warnings"] or ["None."])]
-
-
+    text = [
+        f"{document['windows']} windows of {document['groups']} groups by {split['group']}; split by {split['kind']} in "
+        f"{split['folds']} folds, no group on two sides. Intervals are 95 % bootstrap over groups.",
+        f"Labels: {', '.join(f'{c} {n}' for c, n in document['class_counts'].items()) or document['target']}.",
+    ]
+    return [
+        Section(f"Scores ({metric})", text, [r for r in shown if r["metric"] == metric], images[:1]),
+        Section(
+            "Differences",
+            ["The model's score minus each baseline's, over the same resamples."],
+            [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in d.items()} for d in document["differences"]],
+        ),
+        Section("Predictions", images=images[1:]),
+        Section("All metrics", table=shown),
+        Section("Warnings", document["warnings"] or ["None."]),
+    ]

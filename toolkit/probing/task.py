@@ -89,8 +89,9 @@ def _number(cell: str) -> float | None:
 def _regression(cells: Sequence[str], numbers: Sequence[float | None], target: str) -> Task:
     bad = [cell for cell, number in zip(cells, numbers, strict=True) if number is None]
     if bad:
-        raise UsageError(f"Regression needs numbers: {len(bad)} of {len(cells)} values of '{target}' are not, "
-                         f"the first is '{bad[0]}'.")
+        raise UsageError(
+            f"Regression needs numbers: {len(bad)} of {len(cells)} values of '{target}' are not, the first is '{bad[0]}'."
+        )
     if len(set(numbers)) < 2:
         raise UsageError(f"'{target}' has one value only ({cells[0]}, {len(cells)} rows): nothing to predict.")
     return Task("regression", target, ())
@@ -107,8 +108,10 @@ def _check_classes(cells: Sequence[str], classes: tuple[str, ...], asked: str, m
     counts = Counter(cells)
     if len(counts) < 2:
         shown = classes[0] if len(classes) == 1 else ";".join(classes)
-        raise UsageError(f"'{target}' has one class only: '{shown}', {len(cells)} rows. A probe needs at least two; "
-                         "label other rows or choose another column with --target.")
+        raise UsageError(
+            f"'{target}' has one class only: '{shown}', {len(cells)} rows. A probe needs at least two; "
+            "label other rows or choose another column with --target."
+        )
     if asked == "binary" and len(classes) != 2:
         listed = ", ".join(f"{name} ({counts[name]})" for name in classes)
         raise UsageError(f"A binary task needs 2 classes; '{target}' has {len(classes)}: {listed}.")

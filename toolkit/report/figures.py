@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from toolkit.report.files import write_whole
+from toolkit import files
 
 BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#d9730d", "#2f855a", "#8a8f98"
 BASELINES = ("majority", "handcrafted", "random-init")
@@ -46,8 +45,9 @@ def confusion_png(path: Path, counts: NDArray, classes: Sequence[str], title: st
     axes.set_yticks(range(k), rows)
     if k <= PRINTED_CLASSES:
         for (row, column), value in np.ndenumerate(counts):
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center",
-                      color="white" if share[row, column] > 0.55 else "black")
+            axes.text(
+                column, row, f"{value:.0f}", ha="center", va="center", color="white" if share[row, column] > 0.55 else "black"
+            )
     axes.set(xlabel="predicted", ylabel="truth (rows)", title=title)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
@@ -61,11 +61,22 @@ def scores_png(path: Path, rows: Sequence[Mapping[str, object]], metric: str) ->
     value, low, high = (np.array([float(str(row[key])) for row in chosen]) for key in ("value", "low", "high"))
     figure, axes = _figure(6.4, 1.2 + 0.5 * len(chosen))
     colours = [GREY if name in BASELINES else BLUE for name in names]
-    axes.barh(range(len(chosen)), value, xerr=[value - low, high - value], color=colours, height=0.62,
-              error_kw={"ecolor": "black", "capsize": 3, "lw": 1})
+    axes.barh(
+        range(len(chosen)),
+        value,
+        xerr=[value - low, high - value],
+        color=colours,
+        height=0.62,
+        error_kw={"ecolor": "black", "capsize": 3, "lw": 1},
+    )
     for at, number in enumerate(value):
-        axes.annotate(f"{number:.3f}", (max(np.nan_to_num(high[at]), np.nan_to_num(number)), at),
-                      xytext=(6, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{number:.3f}",
+            (max(np.nan_to_num(high[at]), np.nan_to_num(number)), at),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.set_yticks(range(len(chosen)), names)
     axes.invert_yaxis()
     axes.margins(x=0.16)
@@ -112,8 +123,17 @@ def loss_png(path: Path, steps: NDArray, losses: NDArray, trivial: float | None 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     time_s, truth = panel["time_s"], panel.get("truth")
-    axes.fill_between(time_s, 0, 1, where=panel["hidden"], transform=axes.get_xaxis_transform(), color=ORANGE,
-                      alpha=0.15, lw=0, label="repaired span")
+    axes.fill_between(
+        time_s,
+        0,
+        1,
+        where=panel["hidden"],
+        transform=axes.get_xaxis_transform(),
+        color=ORANGE,
+        alpha=0.15,
+        lw=0,
+        label="repaired span",
+    )
     axes.plot(time_s, panel["before"], color=GREY, lw=0.9, label="before")
     if truth is not None:
         axes.plot(time_s, truth, color=GREEN, lw=2.2, alpha=0.5, label="truth")
@@ -133,6 +153,6 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _write(path: Path, figure: Figure) -> Path:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", bbox_inches="tight", pad_inches=0.12)
-    return write_whole(Path(path), content.getvalue())
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.12)
+    return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from toolkit.report.files import write_whole
+from toolkit import files
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a202c; --paper: #ffffff; --line: #d5dae1; --quiet: #5a6472; }
@@ -41,10 +41,13 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
     Raises OSError where an image cannot be read.
     """
     body = "\n".join(_section(section) for section in sections)
-    page = (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-            f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n")
-    return write_whole(Path(path), page.encode())
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    )
+    files.write_text(path, page)
+    return path
 
 
 def _section(section: Section) -> str:

@@ -33,5 +33,6 @@ def flat(recording: Recording, one: Repaired) -> NDArray[np.float64]:
 
 
 BASELINES: dict[str, Callable[[Recording, Repaired], NDArray[np.float64]]] = {
-    "linear interpolation": linear, "identity": flat,
+    "linear interpolation": linear,
+    "identity": flat,
 }

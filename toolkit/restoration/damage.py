@@ -17,7 +17,7 @@ MOST = 0.8  # largest share of time that blocks can hide and still leave APART_S
 
 
 def parse(text: str) -> list[tuple[str, float]]:
-    """"block:0.1,channel:0.2" to kinds and severities. Raises UsageError, also for blocks that would hide nearly everything."""
+    """ "block:0.1,channel:0.2" to kinds and severities. Raises UsageError, also for blocks that would hide nearly everything."""
     parsed = []
     for part in text.split(","):
         kind, _, number = part.partition(":")
@@ -74,5 +74,6 @@ def lost_channels(recording: Recording, channels: Sequence[int], severity: float
 
 
 KINDS: dict[str, Callable[[Recording, Sequence[int], float, np.random.Generator], list[Span]]] = {
-    "block": blocks, "channel": lost_channels,
+    "block": blocks,
+    "channel": lost_channels,
 }

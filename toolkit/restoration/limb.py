@@ -29,9 +29,14 @@ def derive(recording: Recording, span: Span, hidden: Sequence[Span]) -> NDArray[
     target = recording.channels[span.channel]
     if target.canonical not in LIMB:
         return None
-    helpers = [i for i, c in enumerate(recording.channels)
-               if i != span.channel and c.canonical in LIMB and c.canonical != target.canonical
-               and (c.rate_hz, c.unit, c.missing) == (target.rate_hz, target.unit, False)]
+    helpers = [
+        i
+        for i, c in enumerate(recording.channels)
+        if i != span.channel
+        and c.canonical in LIMB
+        and c.canonical != target.canonical
+        and (c.rate_hz, c.unit, c.missing) == (target.rate_hz, target.unit, False)
+    ]
     for pair in combinations(helpers, 2):
         names = [recording.channels[i].canonical for i in pair]
         weights = np.linalg.solve(np.array([LIMB[n] for n in names]).T, np.array(LIMB[target.canonical]))
@@ -41,8 +46,9 @@ def derive(recording: Recording, span: Span, hidden: Sequence[Span]) -> NDArray[
     return None
 
 
-def _combine(recording: Recording, pair: Sequence[int], weights: NDArray[np.float64], start: int, stop: int,
-             hidden: Sequence[Span]) -> NDArray[np.float64] | None:
+def _combine(
+    recording: Recording, pair: Sequence[int], weights: NDArray[np.float64], start: int, stop: int, hidden: Sequence[Span]
+) -> NDArray[np.float64] | None:
     """The weighted sum over start..stop, or None where a helper is not visible throughout."""
     if any(s.channel in pair and s.start < stop and s.stop > start for s in hidden):
         return None

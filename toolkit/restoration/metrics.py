@@ -41,8 +41,11 @@ def scores(pieces: Sequence[Piece]) -> dict[str, float]:
     truth, error, centered, moved = truth[known], error[known], centered[known], moved[known]
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.corrcoef(centered, moved)[0, 1] if len(truth) > 1 else np.nan
-        return {"nmse": float((error ** 2).sum() / (centered ** 2).sum()),
-                "rrmse": float(np.sqrt((error ** 2).sum() / (truth ** 2).sum())), "r": float(correlation)}
+        return {
+            "nmse": float((error**2).sum() / (centered**2).sum()),
+            "rrmse": float(np.sqrt((error**2).sum() / (truth**2).sum())),
+            "r": float(correlation),
+        }
 
 
 def table(pieces: Sequence[Piece]) -> dict[str, object]:
@@ -51,7 +54,8 @@ def table(pieces: Sequence[Piece]) -> dict[str, object]:
     rows["spans"] = len(pieces)
     rows["by_length"] = [
         {"longer_than_s": low, "up_to_s": high, "channels": "one" if alone else "all", "spans": len(some), **scores(some)}
-        for low, high in pairwise(BY_LENGTH_S) for alone in (True, False)
+        for low, high in pairwise(BY_LENGTH_S)
+        for alone in (True, False)
         if (some := [p for p in pieces if low < p.seconds <= high and p.alone == alone])
     ]
     return rows

@@ -61,8 +61,9 @@ class Repairer:
                     made, method = self._join(recording, span, *predicted[span.channel]), "model"
                 yield Repaired(span, made, method, levels[span.channel])
 
-    def _predict(self, recording: Recording, channels: Sequence[int], region: Sequence[Span],
-                 levels: dict[int, float]) -> dict[int, tuple[Float64, Float64]]:
+    def _predict(
+        self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float]
+    ) -> dict[int, tuple[Float64, Float64]]:
         """Predictions around the region for each of its channels: times in s and physical values, on the model's grid."""
         low, high = _bounds(recording, region)
         edge = round(2 * EDGE_S * self.rate)
@@ -73,8 +74,8 @@ class Repairer:
             values = self._window(recording, channels, region, levels, window)
             fade = np.minimum(np.arange(1, self.recipe.window_samples + 1), np.arange(self.recipe.window_samples, 0, -1))
             a, b = max(first, window.start), min(last, window.stop)
-            total[:, a - first:b - first] += (values * fade)[:, a - window.start:b - window.start]
-            weight[a - first:b - first] += fade[a - window.start:b - window.start]
+            total[:, a - first : b - first] += (values * fade)[:, a - window.start : b - window.start]
+            weight[a - first : b - first] += fade[a - window.start : b - window.start]
         times = np.arange(first, last) / self.rate
         return {c: (times, total[i] / weight) for i, c in enumerate(channels)}
 
@@ -88,8 +89,9 @@ class Repairer:
         return [Window(b, b + size) for b in begins]
 
     @torch.inference_mode()
-    def _window(self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float],
-                window: Window) -> Float64:
+    def _window(
+        self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float], window: Window
+    ) -> Float64:
         """One window with the region hidden: the model's prediction of every patch that is not visible, (C, T) physical."""
         sample = recording.read(window.start, window.stop, rate_hz=self.rate, channels=channels)
         sample = hide(sample, recording, channels, region)
@@ -116,7 +118,7 @@ class Repairer:
         inside = np.arange(span.start, span.stop) / rate
         before, after = (self._residual(recording, span, curve, rate, side) for side in ("before", "after"))
         decay = min(FADE_S, (span.stop - span.start) / rate / 2)
-        correction = (before * np.exp(-(inside - inside[0]) / decay) + after * np.exp((inside - inside[-1]) / decay))
+        correction = before * np.exp(-(inside - inside[0]) / decay) + after * np.exp((inside - inside[-1]) / decay)
         return curve(inside) + correction
 
     def _residual(self, recording: Recording, span: Span, curve: CubicSpline, rate: float, side: str) -> float:
@@ -135,6 +137,7 @@ class Repairer:
 
 def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
     """Spans that lie within a second of one another, in order of time."""
+
     def seconds(span: Span) -> tuple[float, float]:
         rate = recording.channels[span.channel].rate_hz or 1.0
         return span.start / rate, span.stop / rate
@@ -153,7 +156,9 @@ def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
 
 def _bounds(recording: Recording, region: Sequence[Span]) -> tuple[float, float]:
     rates = [recording.channels[s.channel].rate_hz or 1.0 for s in region]
-    return min(s.start / r for s, r in zip(region, rates, strict=True)), max(s.stop / r for s, r in zip(region, rates, strict=True))
+    return min(s.start / r for s, r in zip(region, rates, strict=True)), max(
+        s.stop / r for s, r in zip(region, rates, strict=True)
+    )
 
 
 def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: Sequence[Span]) -> Sample:
@@ -164,7 +169,9 @@ def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: 
         margin = 0.0 if rate == sample.rate_hz else EDGE_S * max(1.0, 250.0 / min(rate, sample.rate_hz))
         low, high = span.start / rate - margin, (span.stop - 1) / rate + margin
         valid[channels.index(span.channel), (sample.time_s >= low - 1e-9) & (sample.time_s <= high + 1e-9)] = False
-    return Sample(np.where(valid, sample.values, np.float32(0)), valid, sample.time_s, sample.rate_hz, sample.channels, sample.window)
+    return Sample(
+        np.where(valid, sample.values, np.float32(0)), valid, sample.time_s, sample.rate_hz, sample.channels, sample.window
+    )
 
 
 def visible_levels(recording: Recording, spans: Sequence[Span]) -> dict[int, float]:
@@ -178,7 +185,7 @@ def visible_levels(recording: Recording, spans: Sequence[Span]) -> dict[int, flo
         sample = recording.read(first, min(length, first + reach), rate_hz=rate, channels=[channel])
         visible = sample.valid[0].copy()
         for span in mine:
-            visible[max(0, span.start - first):max(0, span.stop - first)] = False
+            visible[max(0, span.start - first) : max(0, span.stop - first)] = False
         levels[channel] = float(sample.values[0][visible].mean()) if visible.any() else 0.0
     return levels
 

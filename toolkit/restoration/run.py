@@ -88,8 +88,10 @@ class Restoration:
         recording = open_input(item)
         usable = windows.channels_for(recording, self.repairer.recipe.data)
         wanted = self._spans(item, recording, usable)
-        notes = [f"{recording.channels[c].name} is {recording.channels[c].kind}, which the model does not read; left as it is"
-                 for c in sorted({s.channel for s in wanted} - set(usable))]
+        notes = [
+            f"{recording.channels[c].name} is {recording.channels[c].kind}, which the model does not read; left as it is"
+            for c in sorted({s.channel for s in wanted} - set(usable))
+        ]
         wanted = [s for s in wanted if s.channel in usable]
         total = sum(spans.native_length(recording, c) for c in usable)
         if total and sum(s.stop - s.start for s in wanted) >= total:
@@ -99,8 +101,9 @@ class Restoration:
             written = readers.write(recording, as_patches(repaired), self.out / item.relative)
         except ReadError as problem:
             if isinstance(problem.__cause__, OSError):
-                raise ToolkitError(f"'{self.out / item.relative}': {problem}. Free space or choose another --out, then run "
-                                   "again.") from None
+                raise ToolkitError(
+                    f"'{self.out / item.relative}': {problem}. Free space or choose another --out, then run again."
+                ) from None
             raise
         facts = self._facts(item, recording, repaired, written.path, written.changed, written.clipped)
         self._sidecar(written.path, recording, repaired, facts, written.clipped)
@@ -131,18 +134,29 @@ class Restoration:
         paths = self.request.table["path"]
         return np.array([any((folder / p).resolve() == here for folder in folders) for p in paths], dtype=bool)
 
-    def _facts(self, item: Input, recording: Recording, repaired: Sequence[Repaired], path: Path, changed: int,
-               clipped: int) -> dict[str, Any]:
+    def _facts(
+        self, item: Input, recording: Recording, repaired: Sequence[Repaired], path: Path, changed: int, clipped: int
+    ) -> dict[str, Any]:
         stored = sum(spans.native_length(recording, c) for c in range(len(recording.channels)))
         truth = self._truth(item, recording)
         facts: dict[str, Any] = {
-            "path": str(item.path), "out": str(path), "task": self._task(repaired), "changed_fraction": changed / max(stored, 1),
+            "path": str(item.path),
+            "out": str(path),
+            "task": self._task(repaired),
+            "changed_fraction": changed / max(stored, 1),
             "detected": [_row(recording, r.span) for r in repaired[:MANY] if r.span.why in ("invalid", "flat")],
-            "repaired_spans": len(repaired), "clipped": clipped, "metrics": None, "baselines": None, "picture": None}
+            "repaired_spans": len(repaired),
+            "clipped": clipped,
+            "metrics": None,
+            "baselines": None,
+            "picture": None,
+        }
         if truth is not None and repaired:
             facts["metrics"] = metrics.table(self._pieces(truth, repaired, [r.values for r in repaired]))
-            facts["baselines"] = {name: metrics.table(self._pieces(truth, repaired, [f(recording, r) for r in repaired]))
-                                  for name, f in BASELINES.items()}
+            facts["baselines"] = {
+                name: metrics.table(self._pieces(truth, repaired, [f(recording, r) for r in repaired]))
+                for name, f in BASELINES.items()
+            }
         if repaired:
             facts["picture"] = str(self._picture(recording, truth, repaired, path))
         return facts
@@ -164,16 +178,21 @@ class Restoration:
         except ReadError as problem:
             raise UsageError(f"--reference: '{place}' cannot be read: {problem}.") from None
         if [c.name for c in clean.channels] != [c.name for c in recording.channels] or clean.axes.shape != recording.axes.shape:
-            raise UsageError(f"--reference: '{place}' has channels {[c.name for c in clean.channels]} and shape "
-                             f"{clean.axes.shape}, '{item.path}' has {[c.name for c in recording.channels]} and "
-                             f"{recording.axes.shape}.")
+            raise UsageError(
+                f"--reference: '{place}' has channels {[c.name for c in clean.channels]} and shape "
+                f"{clean.axes.shape}, '{item.path}' has {[c.name for c in recording.channels]} and "
+                f"{recording.axes.shape}."
+            )
         return clean
 
     def _pieces(self, truth: Recording, repaired: Sequence[Repaired], estimates: Sequence[np.ndarray]) -> list[Piece]:
         pieces = []
         usable = set(windows.channels_for(truth, self.repairer.recipe.data))
-        hidden = {span: {s.channel for s in region if _overlap(truth, s, span)}
-                  for region in regions(truth, [r.span for r in repaired]) for span in region}
+        hidden = {
+            span: {s.channel for s in region if _overlap(truth, s, span)}
+            for region in regions(truth, [r.span for r in repaired])
+            for span in region
+        }
         for one, estimate in zip(repaired, estimates, strict=True):
             span, rate = one.span, truth.channels[one.span.channel].rate_hz or 1.0
             sample = truth.read(span.start, span.stop, rate_hz=rate, channels=[span.channel])
@@ -185,28 +204,44 @@ class Restoration:
             pieces.append(Piece(known, estimate, level, (span.stop - span.start) / rate, bool(usable - hidden[span])))
         return pieces
 
-    def _sidecar(self, path: Path, recording: Recording, repaired: Sequence[Repaired], facts: dict[str, Any],
-                 clipped: int) -> None:
+    def _sidecar(
+        self, path: Path, recording: Recording, repaired: Sequence[Repaired], facts: dict[str, Any], clipped: int
+    ) -> None:
         listed = [{**_row(recording, r.span), "method": r.method, "level": r.level} for r in repaired[:MANY]]
-        document = {"toolkit": __version__, "model_hash": self.model_hash, "recipe": self.repairer.recipe.name,
-                    "changed": listed, "changed_spans": len(repaired), "clipped_samples": clipped,
-                    "scale": "per window: visible mean of each channel and RMS of all visible channels of a kind", **facts}
+        document = {
+            "toolkit": __version__,
+            "model_hash": self.model_hash,
+            "recipe": self.repairer.recipe.name,
+            "changed": listed,
+            "changed_spans": len(repaired),
+            "clipped_samples": clipped,
+            "scale": "per window: visible mean of each channel and RMS of all visible channels of a kind",
+            **facts,
+        }
         if len(repaired) > MANY:
             mask = path.with_suffix(".mask.npz")
             with files.atomic(mask) as temporary, temporary.open("wb") as handle:
-                np.savez_compressed(handle, channel=[r.span.channel for r in repaired], start=[r.span.start for r in repaired],
-                                    stop=[r.span.stop for r in repaired], method=[r.method for r in repaired])
+                np.savez_compressed(
+                    handle,
+                    channel=[r.span.channel for r in repaired],
+                    start=[r.span.start for r in repaired],
+                    stop=[r.span.stop for r in repaired],
+                    method=[r.method for r in repaired],
+                )
             document["mask"] = mask.name
         files.write_json(path.with_suffix(".restored.json"), document)
 
     def _picture(self, recording: Recording, truth: Recording | None, repaired: Sequence[Repaired], path: Path) -> Path:
         """Before and after, around a long but not endless span."""
         chosen = max(repaired, key=lambda r: -abs((r.span.stop - r.span.start) / _rate(recording, r.span) - 1.5))
-        middle = chosen.span.start / _rate(recording, chosen.span) + min(
-            (chosen.span.stop - chosen.span.start) / _rate(recording, chosen.span), 4.0) / 2
+        middle = (
+            chosen.span.start / _rate(recording, chosen.span)
+            + min((chosen.span.stop - chosen.span.start) / _rate(recording, chosen.span), 4.0) / 2
+        )
         low, high = max(0.0, middle - 2 - PICTURE_S), middle + 2 + PICTURE_S
-        shown = sorted({r.span.channel for r in repaired
-                        if _seconds(recording, r.span)[0] < high and _seconds(recording, r.span)[1] > low})
+        shown = sorted(
+            {r.span.channel for r in repaired if _seconds(recording, r.span)[0] < high and _seconds(recording, r.span)[1] > low}
+        )
         panels = [_panel(recording, truth, repaired, channel, low, high) for channel in shown[:6]]
         picture = path.with_suffix(".restored.png")
         restoration_png(picture, panels)
@@ -220,8 +255,9 @@ def _openable(items: Sequence[Input]) -> Iterator[tuple[Input, Recording]]:
             yield item, open_input(item)
 
 
-def _panel(recording: Recording, truth: Recording | None, repaired: Sequence[Repaired], channel: int, low: float,
-           high: float) -> Panel:
+def _panel(
+    recording: Recording, truth: Recording | None, repaired: Sequence[Repaired], channel: int, low: float, high: float
+) -> Panel:
     rate = recording.channels[channel].rate_hz or 1.0
     first, last = round(low * rate), min(round(high * rate), spans.native_length(recording, channel))
 
@@ -234,12 +270,17 @@ def _panel(recording: Recording, truth: Recording | None, repaired: Sequence[Rep
     for one in repaired:
         a, b = max(one.span.start, first), min(one.span.stop, last)
         if one.span.channel == channel and b > a:
-            after[a - first:b - first] = one.values[a - one.span.start:b - one.span.start]
-            hidden[a - first:b - first] = True
+            after[a - first : b - first] = one.values[a - one.span.start : b - one.span.start]
+            hidden[a - first : b - first] = True
     unit = recording.channels[channel].unit
-    return {"title": f"{recording.channels[channel].name} ({unit})", "time_s": np.arange(first, last) / rate,
-            "before": np.where(hidden, np.nan, before), "after": after, "truth": read(truth) if truth is not None else None,
-            "hidden": hidden}
+    return {
+        "title": f"{recording.channels[channel].name} ({unit})",
+        "time_s": np.arange(first, last) / rate,
+        "before": np.where(hidden, np.nan, before),
+        "after": after,
+        "truth": read(truth) if truth is not None else None,
+        "hidden": hidden,
+    }
 
 
 def _rate(recording: Recording, span: Span) -> float:

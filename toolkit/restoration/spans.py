@@ -78,8 +78,10 @@ def read_table(path: Path) -> pd.DataFrame:
     wrong = (table["path"] == "") | (table["stop"] <= table["start"])
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise UsageError(f"Spans '{path}', row {row + 2}: expected a path, and stop later than start; got "
-                         f"'{table['path'].iloc[row]}', {table['start'].iloc[row]:g} and {table['stop'].iloc[row]:g} s.")
+        raise UsageError(
+            f"Spans '{path}', row {row + 2}: expected a path, and stop later than start; got "
+            f"'{table['path'].iloc[row]}', {table['start'].iloc[row]:g} and {table['stop'].iloc[row]:g} s."
+        )
     return table
 
 

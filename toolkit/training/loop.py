@@ -46,8 +46,18 @@ class Trainer:
     ``device`` and ``bf16`` as from toolkit.machine; ``inputs`` is the manifest hash of the data.
     """
 
-    def __init__(self, recipe: Recipe, model: MaskedAutoencoder, sampler: BatchSampler, run: Path, *,
-                 device: torch.device, bf16: bool = False, workers: int = 1, inputs: str = "") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MaskedAutoencoder,
+        sampler: BatchSampler,
+        run: Path,
+        *,
+        device: torch.device,
+        bf16: bool = False,
+        workers: int = 1,
+        inputs: str = "",
+    ) -> None:
         self.recipe, self.sampler, self.run = recipe, sampler, run
         self.model = model.to(device).train()
         self.device, self.bf16, self.workers = device, bf16, workers
@@ -78,8 +88,10 @@ class Trainer:
                 try:
                     batch = reader.get()
                 except ReadError as problem:
-                    raise ToolkitError(f"Reading the batch of step {step + 1} failed: {problem}. Mend or remove the file, then "
-                                       "continue from the last checkpoint with --resume.") from None
+                    raise ToolkitError(
+                        f"Reading the batch of step {step + 1} failed: {problem}. Mend or remove the file, then "
+                        "continue from the last checkpoint with --resume."
+                    ) from None
                 waited = time.monotonic() - waited
                 scored, norm = self._step(batch, step)
                 meter.add(step + 1, scored, norm, waited, optimizer.learning_rate(self.recipe, step))
@@ -103,9 +115,11 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm))
         if not (torch.isfinite(scored.loss) and norm < float("inf")):
             sources = ", ".join(dict.fromkeys(batch.sources))
-            raise ToolkitError(f"The loss is {float(scored.loss.detach()):g} and its gradient {norm:g} at step {step + 1}; the weights "
-                               f"were not touched by this step. The batch came from: {sources}. Look at those files with "
-                               "`toolkit inspect`, or lower optimizer.learning_rate.")
+            raise ToolkitError(
+                f"The loss is {float(scored.loss.detach()):g} and its gradient {norm:g} at step {step + 1}; the weights "
+                f"were not touched by this step. The batch came from: {sources}. Look at those files with "
+                "`toolkit inspect`, or lower optimizer.learning_rate."
+            )
         self.optimizer.step()
         return scored, norm
 
@@ -129,31 +143,46 @@ class _Meter:
 
     def add(self, step: int, scored: Scored, norm: float, waited: float, rate: float) -> None:
         """Take one step's figures."""
-        self.rows.append({"step": step, "loss": float(scored.loss.detach()), "loss_trivial": float(scored.trivial.detach()),
-                          "learning_rate": rate, "grad_norm": norm, "waited": waited})
+        self.rows.append(
+            {
+                "step": step,
+                "loss": float(scored.loss.detach()),
+                "loss_trivial": float(scored.trivial.detach()),
+                "learning_rate": rate,
+                "grad_norm": norm,
+                "waited": waited,
+            }
+        )
 
     def log(self) -> None:
         """Write one line: means since the last one."""
         now = time.monotonic()
         seconds = max(now - self.logged, 1e-9)
         mean = {k: sum(r[k] for r in self.rows) / len(self.rows) for k in ("loss", "loss_trivial", "grad_norm")}
-        row = {"step": self.rows[-1]["step"], **{k: round(v, 6) for k, v in mean.items()},
-               "learning_rate": self.rows[-1]["learning_rate"],
-               "samples_per_s": round(self.batch_size * len(self.rows) / seconds, 2),
-               "data_wait": round(sum(r["waited"] for r in self.rows) / seconds, 4)}
+        row = {
+            "step": self.rows[-1]["step"],
+            **{k: round(v, 6) for k, v in mean.items()},
+            "learning_rate": self.rows[-1]["learning_rate"],
+            "samples_per_s": round(self.batch_size * len(self.rows) / seconds, 2),
+            "data_wait": round(sum(r["waited"] for r in self.rows) / seconds, 4),
+        }
         try:
             print(json.dumps(row), file=self.handle, flush=True)
         except OSError as problem:
-            raise ToolkitError(f"'{self.path}' could not be written: {problem.strerror}. Free space, then continue from the last "
-                               "checkpoint with --resume.") from None
-        self.line = (f"loss {row['loss']:.4f} (mean predictor {row['loss_trivial']:.4f}), "
-                     f"{row['samples_per_s']:.1f} samples/s, data wait {100 * row['data_wait']:.0f} %")
+            raise ToolkitError(
+                f"'{self.path}' could not be written: {problem.strerror}. Free space, then continue from the last "
+                "checkpoint with --resume."
+            ) from None
+        self.line = (
+            f"loss {row['loss']:.4f} (mean predictor {row['loss_trivial']:.4f}), "
+            f"{row['samples_per_s']:.1f} samples/s, data wait {100 * row['data_wait']:.0f} %"
+        )
         self.rows, self.logged = [], now
 
     def summary(self, steps: int) -> Summary:
         """The figures of the whole run, the loss from every line of the log."""
         history = read_metrics(self.path.parent)
-        last = history[-max(1, len(history) // 10):]
+        last = history[-max(1, len(history) // 10) :]
         seconds = time.monotonic() - self.began
         loss, trivial = (sum(r[k] for r in last) / max(1, len(last)) for k in ("loss", "loss_trivial"))
         return Summary(steps, loss, trivial, self.batch_size * (steps - self.first) / max(seconds, 1e-9), seconds)

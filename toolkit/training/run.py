@@ -28,8 +28,17 @@ INPUTS = "inputs.txt"
 class Job:
     """A run in the folder ``out``: :meth:`prepare` checks and creates, :meth:`run` trains."""
 
-    def __init__(self, recipe: Recipe, sources: list[Source], failures: list[Failure], out: Path, *,
-                 device: torch.device, bf16: bool, workers: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: list[Source],
+        failures: list[Failure],
+        out: Path,
+        *,
+        device: torch.device,
+        bf16: bool,
+        workers: int,
+    ) -> None:
         self.recipe, self.sources, self.failures, self.out = recipe, sources, failures, out
         self.device, self.bf16, self.workers = device, bf16, workers
         self.inputs = manifest_hash(f for s in sources for f in s.recording.files)
@@ -47,16 +56,35 @@ class Job:
             files.claim_output(self.out, overwrite=overwrite, what="Run folder")
             files.write_text(self.out / INPUTS, self.inputs + "\n")
             files.write_text(self.out / folder.RECIPE, recipes.to_toml(self.recipe))
-        self.trainer = Trainer(self.recipe, model, BatchSampler(self.sources, self.recipe), self.out,
-                               device=self.device, bf16=self.bf16, workers=self.workers, inputs=self.inputs)
+        self.trainer = Trainer(
+            self.recipe,
+            model,
+            BatchSampler(self.sources, self.recipe),
+            self.out,
+            device=self.device,
+            bf16=self.bf16,
+            workers=self.workers,
+            inputs=self.inputs,
+        )
         done = self.trainer.resume() if resume else 0
         parameters = sum(p.numel() for p in model.parameters())
-        self.headline = (f"{self.recipe.name} ({self.recipe.size}, {parameters / 1e6:.2f} M parameters) on {len(self.sources)} "
-                         f"recordings, steps {done} to {self.recipe.training.steps}, {self.device}")
-        self.record.add(recipe=self.recipe.model_dump(mode="json"), recipe_hash=recipes.fingerprint(self.recipe),
-                        device=str(self.device), bf16=self.bf16, seed=self.recipe.training.seed, inputs=len(self.sources),
-                        input_hash=self.inputs, channels=channel_counts(self.sources), parameters=parameters,
-                        failures=[f.__dict__ for f in self.failures], init=str(init) if init else None)
+        self.headline = (
+            f"{self.recipe.name} ({self.recipe.size}, {parameters / 1e6:.2f} M parameters) on {len(self.sources)} "
+            f"recordings, steps {done} to {self.recipe.training.steps}, {self.device}"
+        )
+        self.record.add(
+            recipe=self.recipe.model_dump(mode="json"),
+            recipe_hash=recipes.fingerprint(self.recipe),
+            device=str(self.device),
+            bf16=self.bf16,
+            seed=self.recipe.training.seed,
+            inputs=len(self.sources),
+            input_hash=self.inputs,
+            channels=channel_counts(self.sources),
+            parameters=parameters,
+            failures=[f.__dict__ for f in self.failures],
+            init=str(init) if init else None,
+        )
 
     def run(self, progress: Progress, stop: StopSignals) -> dict[str, Any]:
         """Train to the end and return the facts of ``pretrain --json``. Raises ToolkitError, Interrupted."""
@@ -68,8 +96,15 @@ class Job:
             raise
         rows = read_metrics(self.out)
         loss_png(self.out / "loss.png", np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows]), summary.trivial)
-        facts = {"run": str(self.out), "steps": summary.steps, "loss": summary.loss, "loss_trivial": summary.trivial,
-                 "samples_per_s": summary.samples_per_s, "peak_memory_mb": machine.peak_memory_mb(), "seconds": summary.seconds}
+        facts = {
+            "run": str(self.out),
+            "steps": summary.steps,
+            "loss": summary.loss,
+            "loss_trivial": summary.trivial,
+            "samples_per_s": summary.samples_per_s,
+            "peak_memory_mb": machine.peak_memory_mb(),
+            "seconds": summary.seconds,
+        }
         self.record.add(model_hash=files.sha256(self.out / folder.WEIGHTS), **facts)
         self.record.write(self.out / folder.RUN, exit_code=3 if self.failures else 0)
         return facts
@@ -80,8 +115,12 @@ class Job:
         if before != self.recipe:
             pairs = zip(recipes.to_toml(before).splitlines(), recipes.to_toml(self.recipe).splitlines(), strict=False)
             old, new = next(pair for pair in pairs if pair[0] != pair[1])
-            raise UsageError(f"'{self.out}' was begun with another recipe: there '{old}', now '{new}'. --resume continues the same "
-                             "run only; start a new one from these weights with --init.")
+            raise UsageError(
+                f"'{self.out}' was begun with another recipe: there '{old}', now '{new}'. --resume continues the same "
+                "run only; start a new one from these weights with --init."
+            )
         if begun != self.inputs:
-            raise UsageError(f"'{self.out}' was begun on other data (input hash {begun}, now {self.inputs}). --resume continues "
-                             "the same run only; start a new one from these weights with --init.")
+            raise UsageError(
+                f"'{self.out}' was begun on other data (input hash {begun}, now {self.inputs}). --resume continues "
+                "the same run only; start a new one from these weights with --init."
+            )

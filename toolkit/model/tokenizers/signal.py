@@ -66,11 +66,15 @@ class SignalPatches:
         scale = torch.tensor([scale_groups(c, self.scaling) for c in batch.channels])
         place = torch.stack([_places(c) for c in batch.channels])
         time = (torch.arange(steps) + 0.5) * (self.patch / self.rate_hz)
-        coords = torch.cat([place[:, :, None].expand(-1, -1, steps, -1),
-                            time.expand(size, channels, steps)[..., None]], dim=-1)
-        return TokenSet(patches.reshape(size, channels * steps, self.patch), coords.reshape(size, channels * steps, 4),
-                        identity[:, :, None].expand(-1, -1, steps).reshape(size, -1), whole.reshape(size, -1),
-                        scale[:, :, None].expand(-1, -1, steps).reshape(size, -1), (channels, steps))
+        coords = torch.cat([place[:, :, None].expand(-1, -1, steps, -1), time.expand(size, channels, steps)[..., None]], dim=-1)
+        return TokenSet(
+            patches.reshape(size, channels * steps, self.patch),
+            coords.reshape(size, channels * steps, 4),
+            identity[:, :, None].expand(-1, -1, steps).reshape(size, -1),
+            whole.reshape(size, -1),
+            scale[:, :, None].expand(-1, -1, steps).reshape(size, -1),
+            (channels, steps),
+        )
 
     def untokenize(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """(B, C * T', patch) back to (B, C, T)."""
