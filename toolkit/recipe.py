@@ -108,7 +108,7 @@ class EmbeddingTable(Table):
     """What ``embed`` takes from the encoder: the layer (from the end, -1 the last) and the pooling."""
 
     layer: int = -1
-    pool: Literal["mean", "max", "meanstd"] = "mean"
+    pool: Literal["mean", "max", "meanstd", "meanmax"] = "mean"
 
 
 class OptimizerTable(Table):

@@ -47,3 +47,8 @@ def test_unclaimed_files_are_counted_and_named_once(toolkit, tmp_path) -> None:
     assert "note4" not in brief
     assert "note4" in full
     assert toolkit("inspect", tmp_path, "--quiet").err == ""
+
+
+def test_a_domain_restricts_and_an_unknown_one_is_named(toolkit, data) -> None:
+    assert len(toolkit("inspect", data, "--domain", "cardiac", "--json").document) == 3
+    assert "no domain 'cardiak'. Did you mean 'cardiac'?" in toolkit("inspect", data, "--domain", "cardiak", code=2).err

@@ -29,14 +29,14 @@ def joined(blocks):
     return tuple(np.concatenate([getattr(b, name) for b in blocks]) for name in ("start", "stop", "embedding"))
 
 
-@pytest.mark.parametrize("pool", ["mean", "max", "meanstd"])
+@pytest.mark.parametrize("pool", ["mean", "max", "meanstd", "meanmax"])
 def test_the_batch_size_and_a_second_run_change_nothing(wfdb_folder, encode, pool):
     recording = opened(wfdb_folder / "a/twelve.hea")
     one, two, again = (joined(encode(pool=pool, batch_size=size, stride_s=1.0).rows(recording)) for size in (1, 5, 5))
     np.testing.assert_allclose(one[2], two[2], atol=1e-5)
     np.testing.assert_array_equal(two[2], again[2])
     np.testing.assert_array_equal(one[0], np.arange(len(one[0])))
-    assert one[2].dtype == np.float32 and one[2].shape[1] == (64 if pool == "meanstd" else 32)
+    assert one[2].dtype == np.float32 and one[2].shape[1] == (64 if pool in ("meanstd", "meanmax") else 32)
 
 
 def test_rows_run_to_the_end_of_the_recording(wfdb_folder, encode):
@@ -100,7 +100,7 @@ def test_layers_differ_and_the_last_is_the_default(wfdb_folder, encode):
     assert all(np.abs(layers[a] - layers[b]).max() > 1e-3 for a, b in ((0, 1), (1, 2)))
 
 
-@pytest.mark.parametrize("pool", ["mean", "max", "meanstd"])
+@pytest.mark.parametrize("pool", ["mean", "max", "meanstd", "meanmax"])
 def test_an_interval_that_is_a_window_gives_that_window_s_vector(wfdb_folder, encode, pool):
     recording = opened(wfdb_folder / "a/twelve.hea")
     start, stop, vectors = joined(encode(pool=pool).rows(recording))

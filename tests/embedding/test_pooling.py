@@ -9,6 +9,7 @@ FORMULAS = {
     "mean": lambda x: x.mean(0),
     "max": lambda x: x.max(0),
     "meanstd": lambda x: np.concatenate([x.mean(0), x.std(0)]),
+    "meanmax": lambda x: np.concatenate([x.mean(0), x.max(0)]),
 }
 
 

@@ -52,7 +52,9 @@ def embed(
     layer: Annotated[
         int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)
     ] = None,
-    pool: Annotated[str | None, typer.Option("--pool", help="mean, max or meanstd over tokens (default: the recipe's).")] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="mean, max, meanstd or meanmax over tokens (default: the recipe's).")
+    ] = None,
     shard: Annotated[
         str | None, typer.Option("--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")
     ] = None,

@@ -42,7 +42,8 @@ def probe(
         str | None, typer.Option("--classes", help="Use only rows of these classes, e.g. normal,ventricular.")
     ] = None,
     pool: Annotated[
-        str | None, typer.Option("--pool", help="With --model: mean, max or meanstd over tokens (default: the recipe's).")
+        str | None,
+        typer.Option("--pool", help="With --model: mean, max, meanstd or meanmax over tokens (default: the recipe's)."),
     ] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)

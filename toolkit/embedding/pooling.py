@@ -26,9 +26,19 @@ def mean_and_deviation(states: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([center, spread.clamp(min=0).sqrt()], dim=-1)
 
 
-POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean, "max": maximum, "meanstd": mean_and_deviation}
+def mean_and_maximum(states: Tensor, counts: Tensor) -> Tensor:
+    """Mean and largest value over tokens, (B, 2 D): what holds throughout, and what happens once."""
+    return torch.cat([mean(states, counts), maximum(states, counts)], dim=-1)
+
+
+POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": mean,
+    "max": maximum,
+    "meanstd": mean_and_deviation,
+    "meanmax": mean_and_maximum,
+}
 
 
 def pooled_width(pool: str, width: int) -> int:
     """Width of a pooled vector for states of ``width``."""
-    return 2 * width if pool == "meanstd" else width
+    return 2 * width if pool in ("meanstd", "meanmax") else width

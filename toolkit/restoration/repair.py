@@ -58,7 +58,7 @@ class Repairer:
             for span in region:
                 made, method = limb.derive(recording, span, region), "limb-lead identity"
                 if made is None:
-                    made, method = self._join(recording, span, *predicted[span.channel]), "model"
+                    made, method = self._join(recording, span, region, *predicted[span.channel]), "model"
                 yield Repaired(span, made, method, levels[span.channel])
 
     def _predict(
@@ -111,17 +111,19 @@ class Repairer:
         restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
         return scaling.invert(restored)
 
-    def _join(self, recording: Recording, span: Span, times: Float64, predicted: Float64) -> Float64:
+    def _join(self, recording: Recording, span: Span, region: Sequence[Span], times: Float64, predicted: Float64) -> Float64:
         """The prediction at the span's own samples, corrected so that it meets the visible signal at both edges."""
         rate = recording.channels[span.channel].rate_hz or self.rate
         curve = CubicSpline(times, predicted)
         inside = np.arange(span.start, span.stop) / rate
-        before, after = (self._residual(recording, span, curve, rate, side) for side in ("before", "after"))
+        before, after = (self._residual(recording, span, region, curve, rate, side) for side in ("before", "after"))
         decay = min(FADE_S, (span.stop - span.start) / rate / 2)
         correction = before * np.exp(-(inside - inside[0]) / decay) + after * np.exp((inside - inside[-1]) / decay)
         return curve(inside) + correction
 
-    def _residual(self, recording: Recording, span: Span, curve: CubicSpline, rate: float, side: str) -> float:
+    def _residual(
+        self, recording: Recording, span: Span, region: Sequence[Span], curve: CubicSpline, rate: float, side: str
+    ) -> float:
         """Mean of signal minus prediction over the visible samples beside an edge; 0 where there are none."""
         width = max(1, round(EDGE_S * rate))
         first = span.start - width if side == "before" else span.stop
@@ -129,7 +131,9 @@ class Repairer:
         if last <= first:
             return 0.0
         sample = recording.read(first, last, rate_hz=rate, channels=[span.channel])
-        valid = sample.valid[0]
+        valid = sample.valid[0].copy()
+        for other in (s for s in region if s.channel == span.channel):
+            valid[max(0, other.start - first) : max(0, other.stop - first)] = False
         if not valid.any():
             return 0.0
         return float((sample.values[0][valid] - curve(np.arange(first, last)[valid] / rate)).mean())
