@@ -43,6 +43,7 @@ def doctor(json_: Json = False, debug: Debug = False) -> int:
 def _imports(name: str) -> dict[str, object]:
     import contextlib
     import importlib
+    import importlib.metadata
     import sys
     import warnings
 
@@ -52,7 +53,7 @@ def _imports(name: str) -> dict[str, object]:
             module = importlib.import_module(name)
     except Exception as problem:  # a broken system library shows up as any kind of exception
         return {"name": name, "ok": False, "detail": f"cannot be imported: {problem}"}
-    return {"name": name, "ok": True, "detail": str(getattr(module, "__version__", "no version"))}
+    return {"name": name, "ok": True, "detail": str(getattr(module, "__version__", None) or importlib.metadata.version(name))}
 
 
 def _device() -> dict[str, object]:
