@@ -60,8 +60,7 @@ def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str |
         for other in passed:
             others.setdefault(_place(other), other)
         roots.append(path if path.is_dir() else path.parent)
-    records = {i.path.with_suffix("") for i in items.values()}  # a record's own signal files, named beside its header
-    unclaimed = tuple(p for p in others.values() if p.with_suffix("") not in records)
+    unclaimed = tuple(others.values())
     kept = tuple(i for i in items.values() if domain is None or _domain(i.path) in (domain, None))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
@@ -148,5 +147,12 @@ def _from_path(path: Path, ids: Mapping[str, str]) -> tuple[list[Input], list[Pa
         handles, passed = readers.scan(path)
         return [Input(h, path, ids) for h in handles], list(passed)
     if path.exists() and readers.claim(path) is None:
-        return [], [path]
+        handle = _handle(path)
+        return ([Input(handle, handle.parent, ids)], []) if handle else ([], [path])
     return [Input(path, path.parent, ids)], []  # a manifest's missing file becomes a failure with its reason
+
+
+def _handle(path: Path) -> Path | None:
+    """The header beside a signal or annotation file that was named in its place."""
+    beside = [path.with_suffix(s) for r in readers.READERS if path.suffix in r.companions for s in r.suffixes]
+    return next((handle for handle in beside if handle.is_file()), None)
