@@ -73,7 +73,7 @@ def probe(
     No group (subject) is ever on both sides of a fold, and what the head tunes is chosen inside the training part. Beside
     the embeddings: the majority class, hand-crafted features, and the same encoder with random weights. Keys of --json:
     task target windows groups classes split{kind column folds} main_metric results[{name head metric value low high}]
-    differences confusion warnings.
+    kappa differences confusion warnings.
     """
     from toolkit import files
     from toolkit.cli.pretrain import say_inputs
