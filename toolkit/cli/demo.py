@@ -71,4 +71,6 @@ def _toolkit(*words: object) -> None:
     say(f"\n$ {line}")
     code = app([str(w) for w in words], standalone_mode=False)
     if code:
-        raise ToolkitError(f"`{line}` exited {code}.")
+        problem = ToolkitError(f"`{line}` exited {code}.")
+        problem.exit_code = int(code)
+        raise problem
