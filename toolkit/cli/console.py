@@ -9,11 +9,15 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.corpus.inputs import Failure, Inputs
+    from toolkit.corpus.notes import Notes
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Name every file in every warning.")]
@@ -107,3 +111,19 @@ def _fail(message: str, code: int) -> int:
     width = min(os.get_terminal_size(2).columns or 80, 120) if sys.stderr.isatty() else 10_000  # a terminal may say 0
     say(textwrap.fill(f"Error: {message}", width, break_long_words=False, break_on_hyphens=False))
     return code
+
+
+def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet: bool, verbose: bool) -> None:
+    """Name what was passed over, what failed and what was lost."""
+    if gathered.unclaimed:
+        names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
+        count = len(gathered.unclaimed)
+        say(
+            f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"
+            f"{'' if verbose or count <= 3 else ', ...'}",
+            quiet=quiet,
+        )
+    for failure in failures:
+        warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
+    for line in notes.lines(every_file=verbose):
+        warn(line, quiet=quiet)

@@ -23,6 +23,7 @@ from toolkit.cli.console import (
     put_json,
     reports,
     say,
+    say_inputs,
     warn,
 )
 
@@ -77,7 +78,6 @@ def embed(
     used are named on stderr, in --json and in OUT.failures.csv (exit 3). With --out - the table alone goes to
     stdout and the --json document to stderr.
     """
-    from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
     from toolkit.errors import UsageError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, put, put_json, reports, warn
+from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, put, put_json, reports, say_inputs, warn
 
 if TYPE_CHECKING:
     from readers.schema import Recording
@@ -30,7 +30,6 @@ def inspect(
     shape duration_s spacing_mm orientation points subject events warnings.
     """
     from readers.schema import ReadError
-    from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
 

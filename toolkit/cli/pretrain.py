@@ -24,12 +24,11 @@ from toolkit.cli.console import (
     put_json,
     reports,
     say,
-    warn,
+    say_inputs,
 )
 
 if TYPE_CHECKING:
-    from toolkit.corpus.inputs import Failure, Inputs
-    from toolkit.corpus.notes import Notes
+    pass
 
 
 @reports
@@ -121,19 +120,3 @@ def pretrain(
     else:
         put(str(out))
     return 3 if failures else 0
-
-
-def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet: bool, verbose: bool) -> None:
-    """Name what was passed over, what failed and what was lost."""
-    if gathered.unclaimed:
-        names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
-        count = len(gathered.unclaimed)
-        say(
-            f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"
-            f"{'' if verbose or count <= 3 else ', ...'}",
-            quiet=quiet,
-        )
-    for failure in failures:
-        warn(f"{failure.path} was left out: {failure.reason}.", quiet=quiet)
-    for line in notes.lines(every_file=verbose):
-        warn(line, quiet=quiet)

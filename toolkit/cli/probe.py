@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import Debug, Device, Domain, Json, Overwrite, Quiet, Verbose, put, put_json, reports, say, warn
+from toolkit.cli.console import (
+    Debug,
+    Device,
+    Domain,
+    Json,
+    Overwrite,
+    Quiet,
+    Verbose,
+    put,
+    put_json,
+    reports,
+    say,
+    say_inputs,
+    warn,
+)
 
 if TYPE_CHECKING:
     from toolkit.corpus.labels import Labels
@@ -76,7 +90,6 @@ def probe(
     kappa differences confusion warnings.
     """
     from toolkit import files
-    from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus.notes import Notes
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.probing.heads import HEADS

@@ -21,6 +21,7 @@ from toolkit.cli.console import (
     put_json,
     reports,
     say,
+    say_inputs,
     warn,
 )
 
@@ -75,7 +76,6 @@ def restore(
     """
     from readers.schema import ReadError
     from toolkit import machine
-    from toolkit.cli.pretrain import say_inputs
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
     from toolkit.errors import ToolkitError
