@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -26,9 +26,6 @@ from toolkit.cli.console import (
     say,
     say_inputs,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @reports
