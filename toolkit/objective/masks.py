@@ -40,17 +40,17 @@ class MaskSampler:
     def __init__(self, table: MaskTable, identities: tuple[str, ...]) -> None:
         self.table = table
         self.odds = torch.tensor([table.spans, table.gaps, table.groups])
-        self.group_of = torch.arange(len(identities) + 1024)  # identity -> group; most are groups of their own
+        self.group_of = torch.arange(len(identities))  # most are groups of their own
         for group in table.groups_of_channels:
-            members = [identities.index(name) for name in group if name in identities]
-            self.group_of[members] = min(members) if members else 0
+            members = [identities.index(name) for name in group]
+            self.group_of[members] = min(members)
 
     def sample(self, tokens: TokenSet, generator: torch.Generator) -> Mask:
         """Split the tokens. Tokens that are not valid come last among the hidden ones."""
         channels, steps = tokens.grid
         size = tokens.channel.shape[0]
         way = torch.multinomial(self.odds, size, replacement=True, generator=generator)
-        first = first_of_group(self.group_of[tokens.channel.view(size, channels, steps)[:, :, 0]])  # (B, C)
+        first = first_of_group(self._groups(tokens.channel.view(size, channels, steps)[:, :, 0]))  # (B, C)
         apart = self._runs(size, channels, steps, generator).gather(1, first[..., None].expand(-1, -1, steps))
         together = self._runs(size, 1, steps, generator).expand(-1, channels, -1)
         whole = _noise((size, channels), generator).argsort(1).gather(1, first)[..., None] + apart
@@ -58,6 +58,11 @@ class MaskSampler:
         ties = 1e-9 * _noise((size, channels), generator).gather(1, first)[..., None]
         score = torch.stack([apart, together, whole])[way, torch.arange(size)] + ties  # (B, C, T')
         return split(score.flatten(1), tokens.valid, num_visible(channels * steps, self.table.ratio))
+
+    def _groups(self, identity: Tensor) -> Tensor:
+        """The group of each channel by its identity; an unknown channel is a group of its own."""
+        known = len(self.group_of)
+        return torch.where(identity < known, self.group_of[identity.clamp(max=known - 1)], identity)
 
     def _runs(self, size: int, rows: int, steps: int, generator: torch.Generator) -> Tensor:
         """Noise in [0, 1) that is constant over runs of random length: (B, rows, steps), jittered against ties in time."""
