@@ -65,6 +65,7 @@ def pretrain(
     from toolkit import machine
     from toolkit import recipe as recipes
     from toolkit.corpus import inputs as corpus
+    from toolkit.corpus.batches import BatchSampler
     from toolkit.corpus.sources import open_sources
     from toolkit.errors import UsageError
     from toolkit.interrupts import StopSignals
@@ -89,8 +90,7 @@ def pretrain(
     if not sources:
         raise UsageError(f"None of {len(gathered.items)} recordings can be used. {failures[0].reason}.")
     if epochs is not None:
-        windows = sum(max(1, s.length // resolved.window_samples) for s in sources)
-        whole = max(1, math.ceil(epochs * windows / resolved.training.batch_size))
+        whole = max(1, math.ceil(epochs * BatchSampler(sources, resolved).num_windows / resolved.training.batch_size))
         resolved = recipes.resolve(
             recipe,
             size=size,

@@ -23,11 +23,6 @@ class Labels:
     path: Path
     rows: pd.DataFrame
 
-    @property
-    def has_intervals(self) -> bool:
-        """Whether rows name intervals rather than whole recordings."""
-        return bool(self.rows["start"].notna().any())
-
     def column(self, name: str, flag: str) -> pd.Series:
         """A column by name. Raises UsageError that offers the nearest one."""
         if name not in self.rows.columns:

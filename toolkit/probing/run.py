@@ -43,10 +43,9 @@ class Probe:
 
     def __init__(self, rows: LabelledRows, labels: Labels, question: Question) -> None:
         self.rows, self.question = rows, question
-        chosen = labels.rows.iloc[rows.label_row]
-        cells = labels.column(question.target, "--target").iloc[rows.label_row].tolist()
-        self.task = infer_task(cells, question.task, question.target)
-        self.y = encode(cells, self.task)
+        self.cells = labels.column(question.target, "--target").iloc[rows.label_row].tolist()
+        self.task = infer_task(self.cells, question.task, question.target)
+        self.y = encode(self.cells, self.task)
         self.groups, self.group_name = _groups(rows, labels, question)
         split = labels.column(question.split, "--split").iloc[rows.label_row].tolist() if question.split else None
         self.folds, self.split = make_folds(
@@ -59,7 +58,6 @@ class Probe:
             group_column=self.group_name,
             split_column=question.split or "",
         )
-        self.cells, self.num_labels = cells, len(chosen)
 
     def run(self, features: Mapping[str, NDArray], progress: Progress) -> ProbeResult:
         """Fit and score every feature matrix (N, F) beside the majority."""
