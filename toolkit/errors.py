@@ -26,6 +26,12 @@ class Interrupted(ToolkitError):
         self.exit_code = 128 + signum
 
 
+def shortened(value: object, most: int) -> str:
+    """A value as text of at most ``most`` characters, for a message."""
+    text = str(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest known word, or lists the known ones."""
     known = sorted(known)

@@ -197,7 +197,7 @@ def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:
     import json
 
     from toolkit.embedding import journal
-    from toolkit.errors import UsageError
+    from toolkit.errors import UsageError, shortened
 
     if out == "-" or not Path(out).is_file() or journal.folder(Path(out)).exists():
         return None
@@ -211,15 +211,10 @@ def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:
         ) from None
     if changed := [key for key in plan if before.get(key) != plan[key]]:
         raise UsageError(
-            f"'{out}' is complete, but was made with another {changed[0]}: there {_short(before.get(changed[0]))}, "
-            f"now {_short(plan[changed[0]])}. Choose another --out, or pass --overwrite instead of --resume."
+            f"'{out}' is complete, but was made with another {changed[0]}: there {shortened(before.get(changed[0]), 80)}, "
+            f"now {shortened(plan[changed[0]], 80)}. Choose another --out, or pass --overwrite instead of --resume."
         )
     return dict(record)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _embed(

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from toolkit import files
 from toolkit.corpus.inputs import Failure
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, shortened
 
 
 class Journal:
@@ -35,8 +35,8 @@ class Journal:
             changed = [k for k in self.plan if before.get(k) != self.plan[k]]
             if changed:
                 raise UsageError(
-                    f"'{self.folder}' was begun with another {changed[0]}: {_short(before.get(changed[0]))}, now "
-                    f"{_short(self.plan[changed[0]])}. Use --overwrite to start anew."
+                    f"'{self.folder}' was begun with another {changed[0]}: {shortened(before.get(changed[0]), 60)}, now "
+                    f"{shortened(self.plan[changed[0]], 60)}. Use --overwrite to start anew."
                 )
         elif self.folder.exists() and not resume:
             raise UsageError(f"'{self.folder}' is left from an unfinished run. Continue it with --resume, or pass --overwrite.")
@@ -89,8 +89,3 @@ class Journal:
 def folder(out: Path) -> Path:
     """Where the journal of an output lies."""
     return out.with_name(out.name + ".journal")
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

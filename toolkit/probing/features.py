@@ -15,7 +15,7 @@ from toolkit.embedding.encoder import Options, RecordingEncoder
 from toolkit.model import autoencoder
 from toolkit.model.autoencoder import MaskedAutoencoder
 from toolkit.probing.handcrafted import FEATURES, Context
-from toolkit.probing.rows import LabelledRows
+from toolkit.probing.rows import LabelledRows, rows_by_name
 from toolkit.progress import Progress
 from toolkit.recipe import DataTable, Recipe
 
@@ -61,10 +61,8 @@ def compute(rows: LabelledRows, items: Mapping[str, Input], make: PerRecording, 
     """A feature row for each labelled row, (N, F); NaN rows where a recording cannot be read to its end, which becomes a
     failure of ``rows``. Raises ReadError when none can."""
     parts: dict[str, tuple[NDArray[np.int64], Matrix]] = {}
-    paths = np.array(rows.path)
     problem: ReadError | None = None
-    for path in dict.fromkeys(rows.path):
-        index = np.flatnonzero(paths == path)
+    for path, index in rows_by_name(rows.path).items():
         try:
             parts[path] = (index, make(open_input(items[path]), np.stack([rows.start[index], rows.stop[index]], axis=1)))
         except ReadError as caught:
@@ -76,7 +74,7 @@ def compute(rows: LabelledRows, items: Mapping[str, Input], make: PerRecording, 
     if not parts:
         raise problem or ReadError("there is no recording to describe")
     width = next(iter(parts.values()))[1].shape[1]
-    matrix = np.full((len(paths), width), np.nan, dtype=np.float32)
+    matrix = np.full((len(rows.path), width), np.nan, dtype=np.float32)
     for index, part in parts.values():
         matrix[index] = part
     return matrix

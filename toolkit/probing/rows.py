@@ -38,6 +38,15 @@ class LabelledRows:
     failures: list[Failure] = field(default_factory=list)
 
 
+def rows_by_name(names: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
+    """The rows of each name, in order of first appearance; rows without a name are left out. One pass over all rows."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        if name is not None:
+            found.setdefault(name, []).append(index)
+    return {name: np.array(rows) for name, rows in found.items()}
+
+
 def join_table(table: EmbeddingTable, labels: Labels, min_overlap: float) -> LabelledRows:
     """Give each embedded window the label whose interval covers most of it, at least ``min_overlap`` of it.
 
@@ -48,9 +57,9 @@ def join_table(table: EmbeddingTable, labels: Labels, min_overlap: float) -> Lab
     found = [matcher.find(p) for p in labels.rows["path"]]
     paths, label_row = np.array(table.path), np.full(len(table.path), -1)
     starts, stops = labels.rows["start"].to_numpy(float), labels.rows["stop"].to_numpy(float)
-    for recording in dict.fromkeys(f for f in found if f is not None):
-        rows = np.flatnonzero(paths == recording)
-        mine = np.array([i for i, f in enumerate(found) if f == recording])
+    windows_of = rows_by_name(table.path)
+    for recording, mine in rows_by_name(found).items():
+        rows = windows_of[recording]
         best = match_windows(table.start[rows], table.stop[rows], starts[mine], stops[mine], min_overlap)
         label_row[rows] = np.where(best >= 0, mine[best], -1)
     kept = np.flatnonzero(label_row >= 0)
@@ -82,7 +91,7 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, dat
     by_path = {str(i.path): i for i in items}
     rows: list[tuple[str, float, float, int, str | None]] = []
     failures: list[Failure] = []
-    for path in dict.fromkeys(f for f in found if f is not None):
+    for path, mine in rows_by_name(found).items():
         try:
             recording = open_input(by_path[path])
             windows.channels_for(recording, data)
@@ -90,7 +99,7 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, dat
             failures.append(Failure(path, str(problem)))
             continue
         subject, duration = subject_of(by_path[path], recording), recording.axes.duration_s or 0.0
-        for index in (i for i, f in enumerate(found) if f == path):
+        for index in mine.tolist():
             start, stop = labels.rows["start"].iloc[index], labels.rows["stop"].iloc[index]
             spans = [(start, stop)] if np.isfinite(start) else _windows(duration, window_s)
             rows += [(path, a, b, index, subject) for a, b in spans if a < duration]

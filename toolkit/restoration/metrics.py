@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,11 @@ class Piece:
     level: float
     seconds: float
     alone: bool  # other channels were visible at the time
+    whole: bool = False  # the whole channel was hidden, so its offset cannot be known
+
+    def with_estimate(self, estimate: NDArray[np.float64]) -> Piece:
+        """The same span with another estimate, moved to the level where the offset cannot be known."""
+        return replace(self, estimate=estimate - estimate.mean() + self.level if self.whole else estimate)
 
 
 def scores(pieces: Sequence[Piece]) -> dict[str, float]:

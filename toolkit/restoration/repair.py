@@ -22,7 +22,7 @@ from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers.signal import SignalPatches
 from toolkit.objective.masks import split
 from toolkit.restoration import limb
-from toolkit.restoration.spans import Span, native_length
+from toolkit.restoration.spans import Span, native_length, seconds
 
 Float64 = NDArray[np.float64]
 EDGE_S = 0.04  # visible time beside a span on which the prediction is joined to the signal
@@ -142,14 +142,10 @@ class Repairer:
 def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
     """Spans that lie within a second of one another, in order of time."""
 
-    def seconds(span: Span) -> tuple[float, float]:
-        rate = recording.channels[span.channel].rate_hz or 1.0
-        return span.start / rate, span.stop / rate
-
     grouped: list[list[Span]] = []
     reach = -np.inf
-    for span in sorted(spans, key=seconds):
-        start, stop = seconds(span)
+    for span in sorted(spans, key=lambda s: seconds(recording, s)):
+        start, stop = seconds(recording, span)
         if grouped and start < reach + CONTEXT_S:
             grouped[-1].append(span)
         else:
@@ -159,10 +155,8 @@ def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
 
 
 def _bounds(recording: Recording, region: Sequence[Span]) -> tuple[float, float]:
-    rates = [recording.channels[s.channel].rate_hz or 1.0 for s in region]
-    return min(s.start / r for s, r in zip(region, rates, strict=True)), max(
-        s.stop / r for s, r in zip(region, rates, strict=True)
-    )
+    starts, stops = zip(*(seconds(recording, s) for s in region), strict=True)
+    return min(starts), max(stops)
 
 
 def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: Sequence[Span]) -> Sample:

@@ -152,9 +152,10 @@ class Restoration:
             "picture": None,
         }
         if truth is not None and repaired:
-            facts["metrics"] = metrics.table(self._pieces(truth, repaired, [r.values for r in repaired]))
+            known = self._pieces(truth, repaired)
+            facts["metrics"] = metrics.table(known)
             facts["baselines"] = {
-                name: metrics.table(self._pieces(truth, repaired, [f(recording, r) for r in repaired]))
+                name: metrics.table([p.with_estimate(f(recording, r)) for p, r in zip(known, repaired, strict=True)])
                 for name, f in BASELINES.items()
             }
         if repaired:
@@ -185,7 +186,8 @@ class Restoration:
             )
         return clean
 
-    def _pieces(self, truth: Recording, repaired: Sequence[Repaired], estimates: Sequence[np.ndarray]) -> list[Piece]:
+    def _pieces(self, truth: Recording, repaired: Sequence[Repaired]) -> list[Piece]:
+        """Each repaired span with its truth, read once for the model and its baselines."""
         pieces = []
         usable = set(windows.channels_for(truth, self.repairer.recipe.data))
         hidden = {
@@ -193,15 +195,14 @@ class Restoration:
             for region in regions(truth, [r.span for r in repaired])
             for span in region
         }
-        for one, estimate in zip(repaired, estimates, strict=True):
-            span, rate = one.span, truth.channels[one.span.channel].rate_hz or 1.0
+        for one in repaired:
+            span, rate = one.span, spans.rate_of(truth, one.span)
             sample = truth.read(span.start, span.stop, rate_hz=rate, channels=[span.channel])
             known = np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
-            level = one.level
-            if (span.start, span.stop) == (0, spans.native_length(truth, span.channel)):
-                level = float(np.nanmean(known))  # the offset of a wholly hidden channel cannot be known
-                estimate = estimate - estimate.mean() + level
-            pieces.append(Piece(known, estimate, level, (span.stop - span.start) / rate, bool(usable - hidden[span])))
+            whole = (span.start, span.stop) == (0, spans.native_length(truth, span.channel))
+            level = float(np.nanmean(known)) if whole else one.level
+            piece = Piece(known, known, level, (span.stop - span.start) / rate, bool(usable - hidden[span]), whole)
+            pieces.append(piece.with_estimate(one.values))
         return pieces
 
     def _sidecar(
@@ -233,14 +234,18 @@ class Restoration:
 
     def _picture(self, recording: Recording, truth: Recording | None, repaired: Sequence[Repaired], path: Path) -> Path:
         """Before and after, around a long but not endless span."""
-        chosen = max(repaired, key=lambda r: -abs((r.span.stop - r.span.start) / _rate(recording, r.span) - 1.5))
+        chosen = max(repaired, key=lambda r: -abs((r.span.stop - r.span.start) / spans.rate_of(recording, r.span) - 1.5))
         middle = (
-            chosen.span.start / _rate(recording, chosen.span)
-            + min((chosen.span.stop - chosen.span.start) / _rate(recording, chosen.span), 4.0) / 2
+            chosen.span.start / spans.rate_of(recording, chosen.span)
+            + min((chosen.span.stop - chosen.span.start) / spans.rate_of(recording, chosen.span), 4.0) / 2
         )
         low, high = max(0.0, middle - 2 - PICTURE_S), middle + 2 + PICTURE_S
         shown = sorted(
-            {r.span.channel for r in repaired if _seconds(recording, r.span)[0] < high and _seconds(recording, r.span)[1] > low}
+            {
+                r.span.channel
+                for r in repaired
+                if spans.seconds(recording, r.span)[0] < high and spans.seconds(recording, r.span)[1] > low
+            }
         )
         panels = [_panel(recording, truth, repaired, channel, low, high) for channel in shown[:6]]
         picture = path.with_suffix(".restored.png")
@@ -283,19 +288,11 @@ def _panel(
     }
 
 
-def _rate(recording: Recording, span: Span) -> float:
-    return recording.channels[span.channel].rate_hz or 1.0
-
-
-def _seconds(recording: Recording, span: Span) -> tuple[float, float]:
-    return span.start / _rate(recording, span), span.stop / _rate(recording, span)
-
-
 def _overlap(recording: Recording, one: Span, other: Span) -> bool:
-    (a, b), (c, d) = _seconds(recording, one), _seconds(recording, other)
+    (a, b), (c, d) = spans.seconds(recording, one), spans.seconds(recording, other)
     return a < d and c < b
 
 
 def _row(recording: Recording, span: Span) -> dict[str, Any]:
-    start, stop = _seconds(recording, span)
+    start, stop = spans.seconds(recording, span)
     return {"channel": recording.channels[span.channel].name, "start": start, "stop": stop, "why": span.why}

@@ -33,6 +33,17 @@ def native_length(recording: Recording, channel: int) -> int:
     return round((rate or 0.0) * (duration or 0.0))
 
 
+def rate_of(recording: Recording, span: Span) -> float:
+    """Rate of the span's channel in Hz."""
+    return recording.channels[span.channel].rate_hz or 1.0
+
+
+def seconds(recording: Recording, span: Span) -> tuple[float, float]:
+    """Start and stop of a span in seconds."""
+    rate = rate_of(recording, span)
+    return span.start / rate, span.stop / rate
+
+
 def whole_channels(recording: Recording, names: Sequence[str]) -> list[Span]:
     """The whole of each named channel (as in the file, or canonical). Raises UsageError for an unknown name."""
     spans = []
