@@ -20,7 +20,7 @@ class WfdbReader:
     """WFDB records (PhysioNet), handled by their .hea file."""
 
     name = "wfdb"
-    domain = "cardiac"
+    domains: tuple[str, ...] = ("cardiac",)
     suffixes: tuple[str, ...] = (".hea",)
     companions: tuple[str, ...] = (".dat", ".xyz", ".mat", ".flac", *(f".{annotator}" for annotator in ANNOTATORS))
 
@@ -35,7 +35,11 @@ class WfdbReader:
             yield header
             yield from _signal_files(header)
 
-    def open(self, path: Path) -> Recording:
+    def groups(self, paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+        """Every record stands alone."""
+        yield from ((path,) for path in paths)
+
+    def open(self, path: Path, parts: Sequence[Path] = ()) -> Recording:
         """Open a record. Raises ReadError."""
         return WfdbRecording(path)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.schema import BoolArray, FloatArray, ReadError, Recording, Sample, Window
+from readers.schema import BoolArray, FloatArray, ReadError, SignalLike, SignalSample, Window
 
 RESAMPLER = "scipy.signal.resample_poly kaiser 5.0"
 KAISER_BETA = 5.0
@@ -33,7 +33,7 @@ class _Block(NamedTuple):
     stored: tuple[int, int]  # the part of `padded` inside the recording
 
 
-class SignalRecording(Recording):
+class SignalRecording(SignalLike):
     """A recording of channels over time; a subclass supplies the stored samples, each on its own grid.
 
     Sample k of a channel is at k / its rate seconds, whatever the channel. Values of a channel that is
@@ -52,7 +52,13 @@ class SignalRecording(Recording):
         Each span (start, stop) lies inside 0.._length(channel). Raises ReadError.
         """
 
-    def read(self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None) -> Sample:
+    def stored(self, channel: int) -> int:
+        """Samples of a channel on its own grid."""
+        return self._length(channel)
+
+    def read(
+        self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None
+    ) -> SignalSample:
         """Read samples start..stop of the grid k / rate_hz (default: ``axes.rate_hz``).
 
         Returns values float32 (C, T) in each channel's unit. A sample is valid where it lies inside the
@@ -74,7 +80,7 @@ class SignalRecording(Recording):
             span = slice(block.out[0] - start, block.out[1] - start)
             values[row, span], valid[row, span] = _on_grid(native, block, up, down)
         values[~valid] = 0.0
-        return Sample(
+        return SignalSample(
             values=values,
             valid=valid,
             time_s=np.arange(start, stop, dtype=np.float64) / rate,

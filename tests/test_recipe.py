@@ -153,7 +153,7 @@ def test_a_resolved_recipe_cannot_be_changed():
 def test_whole_numbers_are_read_where_a_number_is_meant():
     recipe = recipes.resolve("csfm", settings=["data.rate_hz=500", "optimizer.clip_norm=2", "position.longest=[4, 4, 4, 30]"])
     assert [type(v) for v in (recipe.data.rate_hz, recipe.optimizer.clip_norm, recipe.position.longest[3])] == [float] * 3
-    assert recipe.window_samples == 5000
+    assert recipe.data.window == 10.0
 
 
 def test_recipes_travel_with_the_package_and_are_read_from_a_zip_too(tmp_path, monkeypatch):

@@ -12,9 +12,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from toolkit.errors import UsageError, did_you_mean
 
@@ -44,25 +44,127 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(v) for v in value) if isinstance(value, list) else value
 
 
-class DataTable(Table):
-    """Which samples the model sees: channel kinds, the grid they are brought to, and their scaling.
+class SignalData(Table):
+    """Signals: channel kinds, the grid they are brought to, and their scaling (one scale a kind of channel, or each its own).
 
     ``most_channels`` is how many channels of a recording a training sample takes; embedding takes all.
+    ``downmix``: the model reads the mean of a recording's channels.
     """
 
+    axes: Literal["signal"] = "signal"
     kinds: tuple[str, ...]
     rate_hz: PositiveFloat
     window_s: PositiveFloat
-    scaling: Literal["kind", "channel"] = "kind"
+    scaling: Literal["kind", "channel", "none"] = "kind"
     most_channels: Positive = 16
+    downmix: bool = False
+
+    @property
+    def window(self) -> float:
+        """Length of a window in seconds."""
+        return self.window_s
 
 
-class TokenizerTable(Table):
-    """Signal patches: samples a patch, the channels with an identity of their own, slots for unknown ones."""
+class VolumeData(Table):
+    """Volumes: contrasts, the isotropic spacing they are brought to, and the cube that a sample shows.
 
+    Each contrast is scaled to the mean and deviation of its brighter voxels. ``most_channels`` as for signals.
+    """
+
+    axes: Literal["volume"]
+    kinds: tuple[str, ...]
+    spacing_mm: PositiveFloat
+    window_mm: PositiveFloat
+    most_channels: Positive = 4
+
+    @property
+    def window(self) -> float:
+        """Side of the cube in mm."""
+        return self.window_mm
+
+
+class PointData(Table):
+    """Point clouds: how many points a sample takes, of how many rows of the file.
+
+    Coordinates are centred and scaled into the unit sphere.
+    """
+
+    axes: Literal["points"]
+    points: Positive
+    window_rows: Positive
+
+    @property
+    def window(self) -> float:
+        """Rows of the file in a window."""
+        return self.window_rows
+
+
+class SignalTokens(Table):
+    """Signal patches: samples a patch, the channels with an identity of their own, slots for unknown ones.
+
+    ``identity`` is by channel name, or by ``place``: channels with a position share one, those without have slots.
+    """
+
+    kind: Literal["signal"] = "signal"
     patch: Positive
-    channels: tuple[str, ...]
+    channels: tuple[str, ...] = ()
     unknown_channels: Positive = 4
+    identity: Literal["name", "place"] = "name"
+
+
+class SpectrogramTokens(Table):
+    """Log-mel patches of ``patch`` bands by ``patch`` frames; (log energy - ``mean``) / ``deviation`` is what the model sees."""
+
+    kind: Literal["spectrogram"]
+    patch: Positive
+    mels: Positive = 128
+    window_ms: PositiveFloat = 25.0
+    hop_ms: PositiveFloat = 10.0
+    lowest_hz: Annotated[float, Field(ge=0)] = 20.0
+    mean: float
+    deviation: PositiveFloat
+    channels: tuple[str, ...] = ()
+    unknown_channels: Positive = 1
+
+
+class VolumeTokens(Table):
+    """Cubes of ``patch`` voxels a side in each contrast; the contrasts with an identity of their own, slots for others."""
+
+    kind: Literal["volume"]
+    patch: Positive
+    channels: tuple[str, ...] = ()
+    unknown_channels: Positive = 2
+
+
+class PointTokens(Table):
+    """Groups of ``neighbours`` nearest points around ``centres`` farthest-point samples."""
+
+    kind: Literal["points"]
+    centres: Positive
+    neighbours: Positive
+    channels: tuple[str, ...] = ()
+
+
+def _key(name: str, default: str) -> Discriminator:
+    """Which table is meant: by the value of ``name`` in it."""
+    return Discriminator(lambda t: t.get(name, default) if isinstance(t, dict) else getattr(t, name))
+
+
+DataTable = SignalData | VolumeData | PointData
+TokenizerTable = SignalTokens | SpectrogramTokens | VolumeTokens | PointTokens
+AnyData = Annotated[
+    Annotated[SignalData, Tag("signal")] | Annotated[VolumeData, Tag("volume")] | Annotated[PointData, Tag("points")],
+    _key("axes", "signal"),
+]
+AnyTokens = Annotated[
+    Annotated[SignalTokens, Tag("signal")]
+    | Annotated[SpectrogramTokens, Tag("spectrogram")]
+    | Annotated[VolumeTokens, Tag("volume")]
+    | Annotated[PointTokens, Tag("points")],
+    _key("kind", "signal"),
+]
+# Which tokens a kind of data can be cut into.
+TOKENS_OF = {"signal": ("signal", "spectrogram"), "volume": ("volume",), "points": ("points",)}
 
 
 class PositionTable(Table):
@@ -85,23 +187,24 @@ class TransformerTable(Table):
 
 
 class MaskTable(Table):
-    """What is hidden. ``spans``, ``gaps`` and ``groups`` are the odds of the three ways to hide.
+    """What is hidden. ``random``, ``spans``, ``gaps`` and ``groups`` are the odds of the ways to hide.
 
     ``groups_of_channels`` are hidden together: what one of them lacks the others would give away.
     """
 
     ratio: Share
-    spans: Annotated[float, Field(ge=0)] = 1.0
-    gaps: Annotated[float, Field(ge=0)] = 1.0
-    groups: Annotated[float, Field(ge=0)] = 1.0
-    span_patches: tuple[int, int]
+    random: Annotated[float, Field(ge=0)] = 0.0
+    spans: Annotated[float, Field(ge=0)] = 0.0
+    gaps: Annotated[float, Field(ge=0)] = 0.0
+    groups: Annotated[float, Field(ge=0)] = 0.0
+    span_patches: tuple[int, int] = (1, 1)
     groups_of_channels: tuple[tuple[str, ...], ...] = ()
 
 
 class LossTable(Table):
-    """The distance between predicted and true patches, on hidden patches only."""
+    """The distance between predicted and true patches, on hidden patches only; ``chamfer`` between sets of points."""
 
-    kind: Literal["l1", "l2", "smooth_l1"]
+    kind: Literal["l1", "l2", "smooth_l1", "chamfer"]
 
 
 class EmbeddingTable(Table):
@@ -141,8 +244,8 @@ class Recipe(Table):
     objective: Literal["mae"]
     paper: str
     size: str
-    data: DataTable
-    tokenizer: TokenizerTable
+    data: AnyData
+    tokenizer: AnyTokens
     position: PositionTable
     encoder: TransformerTable
     decoder: TransformerTable
@@ -154,12 +257,14 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        samples = self.data.rate_hz * self.data.window_s
-        if abs(samples / self.tokenizer.patch - round(samples / self.tokenizer.patch)) > 1e-9:
+        if self.tokenizer.kind not in TOKENS_OF[self.data.axes]:
             raise ValueError(
-                f"data.window_s: {self.data.window_s} s at {self.data.rate_hz} Hz is {samples:g} samples, "
-                f"not a multiple of tokenizer.patch = {self.tokenizer.patch} samples"
+                f"tokenizer.kind: '{self.tokenizer.kind}' does not cut data.axes = '{self.data.axes}', expected "
+                f"{' or '.join(TOKENS_OF[self.data.axes])}"
             )
+        if (self.loss.kind == "chamfer") != (self.tokenizer.kind == "points"):
+            raise ValueError(f"loss.kind: got '{self.loss.kind}' for {self.tokenizer.kind} tokens; chamfer is for points")
+        _check_window(self.data, self.tokenizer)
         for which, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if part.head_width % 2:
                 raise ValueError(f"{which}.head_width: {part.head_width} is odd; rotary positions turn pairs")
@@ -177,14 +282,31 @@ class Recipe(Table):
                     f"mask.groups_of_channels: '{name}' is not in tokenizer.channels. "
                     f"{did_you_mean(name, self.tokenizer.channels)[:-1]}"
                 )
-        if self.mask.spans + self.mask.gaps + self.mask.groups == 0:
-            raise ValueError("mask: spans, gaps and groups are all 0; nothing says how to hide")
+        if self.mask.random + self.mask.spans + self.mask.gaps + self.mask.groups == 0:
+            raise ValueError("mask: random, spans, gaps and groups are all 0; nothing says how to hide")
         return self
 
-    @property
-    def window_samples(self) -> int:
-        """Samples of one window on the model's grid."""
-        return round(self.data.rate_hz * self.data.window_s)
+
+def _check_window(data: DataTable, tokenizer: TokenizerTable) -> None:
+    """Raises ValueError where a window is not cut into whole patches, or too small for one."""
+    if isinstance(data, SignalData) and tokenizer.kind == "signal":
+        samples = data.rate_hz * data.window_s
+        if abs(samples / tokenizer.patch - round(samples / tokenizer.patch)) > 1e-9:
+            raise ValueError(
+                f"data.window_s: {data.window_s} s at {data.rate_hz} Hz is {samples:g} samples, "
+                f"not a multiple of tokenizer.patch = {tokenizer.patch} samples"
+            )
+    elif isinstance(data, VolumeData) and isinstance(tokenizer, VolumeTokens):
+        voxels = data.window_mm / data.spacing_mm
+        if abs(voxels / tokenizer.patch - round(voxels / tokenizer.patch)) > 1e-9:
+            raise ValueError(
+                f"data.window_mm: {data.window_mm} mm at {data.spacing_mm} mm is {voxels:g} voxels, "
+                f"not a multiple of tokenizer.patch = {tokenizer.patch} voxels"
+            )
+    elif isinstance(tokenizer, SpectrogramTokens) and tokenizer.mels % tokenizer.patch:
+        raise ValueError(f"tokenizer.mels: {tokenizer.mels} is not a multiple of tokenizer.patch = {tokenizer.patch}")
+    elif isinstance(data, PointData) and isinstance(tokenizer, PointTokens) and tokenizer.neighbours > data.points:
+        raise ValueError(f"tokenizer.neighbours: {tokenizer.neighbours} is more than data.points = {data.points}")
 
 
 def names() -> list[str]:
@@ -293,7 +415,13 @@ def _set(table: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    where = error["loc"]
+    if error["type"] == "union_tag_invalid":
+        field = {"data": "axes", "tokenizer": "kind"}[where[0]]
+        return f"Key '{where[0]}.{field}': got {error['ctx']['tag']!r}, expected {error['ctx']['expected_tags']}."
+    if where[:1] in (("data",), ("tokenizer",)) and len(where) > 1:
+        where = (where[0], *where[2:])  # between them stands which of the tables it was taken for
+    key = ".".join(str(part) for part in where)
     if error["type"] == "extra_forbidden":
         return f"Unknown key '{key}' (value {error['input']!r}). {did_you_mean(key, known_keys())}"
     if error["type"] == "missing":
@@ -305,14 +433,20 @@ def _explain(error: Any) -> str:
 
 def known_keys(table: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
     """Every dotted key a recipe may hold."""
-    keys = []
+    keys: dict[str, None] = {}  # in order; tables that stand in for one another share keys
     for name, info in table.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Table):
-            keys += known_keys(inner, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
+        inner = [t for t in _alternatives(info.annotation) if isinstance(t, type) and issubclass(t, Table)]
+        for one in inner:
+            keys |= dict.fromkeys(known_keys(one, f"{prefix}{name}."))
+        if not inner:
+            keys[prefix + name] = None
+    return list(keys)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, tagged or not; of anything else, itself."""
+    parts = [get_args(t)[0] if hasattr(t, "__metadata__") else t for t in get_args(annotation)]
+    return parts or [annotation]
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from readers.schema import Channel, ReadError, Sample, Window
+from readers.schema import Channel, ReadError, SignalSample, Window
 from toolkit.corpus import windows
 from toolkit.corpus.inputs import gather, open_input
 from toolkit.corpus.notes import Notes
@@ -16,7 +16,8 @@ def sample(values, valid=None, kinds=("ecg",), units=("mV",)):
     values = np.atleast_2d(np.asarray(values, np.float32))
     valid = np.ones(values.shape, bool) if valid is None else np.asarray(valid)
     channels = tuple(Channel("c", f"c{i}", kinds[i % len(kinds)], units[i % len(units)], None, 100.0) for i in range(len(values)))
-    return Sample(values, valid, np.arange(values.shape[1]) / 100, 100.0, channels, Window(0, values.shape[1]))
+    window = Window(0, values.shape[1])
+    return SignalSample(values, valid, channels, window, np.arange(values.shape[1]) / 100, 100.0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -86,16 +87,6 @@ def test_a_flat_channel_stays_flat_and_is_not_blown_up_to_noise(level, mode, tin
 def test_scaled_values_are_zero_where_not_valid(tiny):
     values, valid = np.array([[1.0, 2.0, np.nan, 1e30]]), np.array([[True, True, False, False]])
     assert windows.scale(sample(values, valid), tiny().data).values[0].tolist() == [-1.0, 1.0, 0.0, 0.0]
-
-
-def test_a_stream_is_the_loaded_windows_in_lists_of_a_size(wfdb_folder, tiny):
-    data, recording = tiny().data, open_input(gather([str(wfdb_folder / "a/two.hea")]).items[0])
-    planned = plan(windows.length_on_grid(recording, 100), 200, 100)
-    parts = list(windows.stream(recording, planned, data, [1], 3))
-    assert [len(p) for p in parts] == [3] * (len(planned) // 3) + [len(planned) % 3] * (len(planned) % 3 > 0)
-    for window, got in zip(planned, [s for p in parts for s in p], strict=True):
-        np.testing.assert_array_equal(got.values, windows.load(recording, window, data, [1]).values)
-        assert got.window == window
 
 
 def test_channels_are_chosen_by_kind_and_a_file_without_any_says_what_it_holds(wfdb_folder, tiny):

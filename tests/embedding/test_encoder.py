@@ -32,7 +32,7 @@ def joined(blocks):
 @pytest.mark.parametrize("pool", ["mean", "max", "meanstd", "meanmax"])
 def test_the_batch_size_and_a_second_run_change_nothing(wfdb_folder, encode, pool):
     recording = opened(wfdb_folder / "a/twelve.hea")
-    one, two, again = (joined(encode(pool=pool, batch_size=size, stride_s=1.0).rows(recording)) for size in (1, 5, 5))
+    one, two, again = (joined(encode(pool=pool, batch_size=size, stride=1.0).rows(recording)) for size in (1, 5, 5))
     np.testing.assert_allclose(one[2], two[2], atol=1e-5)
     np.testing.assert_array_equal(two[2], again[2])
     np.testing.assert_array_equal(one[0], np.arange(len(one[0])))
@@ -46,7 +46,7 @@ def test_rows_run_to_the_end_of_the_recording(wfdb_folder, encode):
 
 
 def test_a_window_is_rounded_to_whole_patches_and_says_so_in_its_rows(wfdb_folder, encode):
-    start, stop, _ = joined(encode(window_s=1.96, stride_s=1.5).rows(opened(wfdb_folder / "b/both.hea")))
+    start, stop, _ = joined(encode(window=1.96, stride=1.5).rows(opened(wfdb_folder / "b/both.hea")))
     np.testing.assert_allclose(start[:3], [0, 1.5, 3.0])
     np.testing.assert_allclose((stop - start)[:3], 2.0)
 

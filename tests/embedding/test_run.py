@@ -23,7 +23,7 @@ from toolkit.interrupts import StopSignals
 from toolkit.progress import Progress
 
 OPTIONS = Options("window", 2.0, 1.0, -1, "mean", 2)
-PLAN = {"model": "m", "options": {"window_s": 2.0}, "inputs": ["a"]}
+PLAN = {"model": "m", "options": {"window": 2.0}, "inputs": ["a"]}
 
 
 class Counting(RecordingEncoder):
@@ -80,7 +80,7 @@ def test_rows_come_in_input_order_and_what_failed_is_named(whole, data):
     assert "lost.dat" in outcome.failures[0].reason and "valid sample" in outcome.failures[1].reason
     assert list(dict.fromkeys(got.subject)) == ["s1", "s2", "s4", "s3"]
     assert got.metadata["toolkit.recipe"] == "csfm" and len(got.metadata["toolkit.model_hash"]) == 16
-    assert json.loads(got.metadata["toolkit.options"])["stride_s"] == 1.0
+    assert json.loads(got.metadata["toolkit.options"])["stride"] == 1.0
     singular = np.linalg.svd(got.vectors.astype(float), compute_uv=False)
     share = singular / singular.sum() + 1e-7
     assert outcome.rank == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-3)
@@ -151,7 +151,7 @@ def test_a_full_disk_keeps_the_journal(whole, tmp_path, loaded, data):
     ("change", "words"),
     [
         ({"model": "other"}, ["another model", "m, now other"]),
-        ({"options": {"window_s": 3.0}}, ["another options", "3.0"]),
+        ({"options": {"window": 3.0}}, ["another options", "3.0"]),
         ({"inputs": ["b"]}, ["another inputs"]),
     ],
 )

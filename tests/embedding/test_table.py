@@ -30,7 +30,9 @@ def batches(rows, width=11, *, tokens=False, size=5):
         start = np.arange(first, first + len(part)) / 3
         named = Rows(start, start + 1 / 3, part, ("II",) * len(part) if tokens else None)
         subject = [None, "007", "NA"][first // size % 3]
-        made.append(table.record_batch(named, schema, path=f'a, "b" {first // size}.hea', domain="cardiac", subject=subject))
+        made.append(
+            table.record_batch(named, schema, path=f'a, "b" {first // size}.hea', domain="cardiac", subject=subject, unit="s")
+        )
     return schema, made, values
 
 
@@ -109,7 +111,7 @@ def test_any_float32_and_any_name_survives_text(values, start, subject):
     vector = np.array([values], np.float32)
     schema = table.schema(len(values), tokens=False, metadata={})
     rows = Rows(np.array([start]), np.array([start + 1]), vector)
-    made = [table.record_batch(rows, schema, path=subject or "p", domain="cardiac", subject=subject)]
+    made = [table.record_batch(rows, schema, path=subject or "p", domain="cardiac", subject=subject, unit="s")]
     for kind in ("csv", "jsonl"):
         same_values = read_table(written(kind, schema, made), "t")
         assert same_values.vectors.tobytes() == vector.tobytes() and same_values.start[0] == start
@@ -212,7 +214,7 @@ def test_the_effective_rank_is_that_of_numpy_s_singular_values(rows, width):
     for first in range(0, rows, 7):
         part = values[first : first + 7]
         named = Rows(np.zeros(len(part)), np.ones(len(part)), part)
-        gram.add(table.record_batch(named, schema, path="p", domain="d", subject=None))
+        gram.add(table.record_batch(named, schema, path="p", domain="d", subject=None, unit="s"))
     singular = np.linalg.svd(values.astype(float), compute_uv=False)
     share = singular / singular.sum() + 1e-7
     assert gram.effective_rank() == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-4)

@@ -8,8 +8,7 @@ from readers.schema import Channel
 from toolkit.corpus import windows
 from toolkit.corpus.batches import Batch, collate
 from toolkit.embedding.pooling import POOLS
-from toolkit.model import autoencoder
-from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model import autoencoder, tokenizers
 
 
 def channel(name, kind="ecg", position=None):
@@ -34,7 +33,7 @@ def permuted(batch, order):
 
 
 def test_tokens_go_back_to_the_signal_exactly(twelve, tiny):
-    tokenizer = SignalPatches(tiny())
+    tokenizer = tokenizers.build(tiny())
     tokens = tokenizer.tokenize(twelve)
     back = tokenizer.untokenize(tokens.patches, tokens.grid).numpy()
     whole = twelve.valid.reshape(4, 12, 20, 10).all(-1).repeat(10, axis=-1)
@@ -44,7 +43,7 @@ def test_tokens_go_back_to_the_signal_exactly(twelve, tiny):
 
 def test_a_token_is_one_patch_of_one_channel_with_its_place_time_and_identity(twelve, tiny):
     recipe = tiny()
-    tokens = SignalPatches(recipe).tokenize(twelve)
+    tokens = tokenizers.build(recipe).tokenize(twelve)
     assert tokens.grid == (12, 20) and tokens.patches.shape == (4, 240, 10)
     for token in (0, 7, 20, 239):
         lead, patch = divmod(token, 20)
@@ -58,24 +57,24 @@ def test_a_token_is_valid_when_all_its_samples_are(tiny):
     valid = np.ones((1, 1, 40), bool)
     valid[0, 0, [3, 39]] = False
     batch = Batch(np.ones((1, 1, 40), np.float32), valid, ((channel("I"),),))
-    assert SignalPatches(tiny()).tokenize(batch).valid.tolist() == [[False, True, True, False]]
+    assert tokenizers.build(tiny()).tokenize(batch).valid.tolist() == [[False, True, True, False]]
 
 
 def test_unknown_and_repeated_channels_share_the_last_identities(tiny):
     recipe = tiny(tokenizer__channels=("I", "II"), tokenizer__unknown_channels=2, mask__groups_of_channels=(("I", "II"),))
-    tokenizer = SignalPatches(recipe)
+    tokenizer = tokenizers.build(recipe)
     names = ["II", "X", "I", "II", "Y", "X"]
-    assert tokenizer.identities([channel(n) for n in names]) == [1, 2, 0, 3, 2, 3] and tokenizer.num_identities == 4
+    assert tokenizer.identities.of([channel(n) for n in names]) == [1, 2, 0, 3, 2, 3] and tokenizer.num_identities == 4
 
 
 def test_samples_that_make_no_whole_patches_are_refused_with_both_numbers(tiny):
     batch = Batch(np.ones((1, 1, 45), np.float32), np.ones((1, 1, 45), bool), ((channel("I"),),))
     with pytest.raises(ValueError, match=r"45 samples .* 10 samples"):
-        SignalPatches(tiny()).tokenize(batch)
+        tokenizers.build(tiny()).tokenize(batch)
 
 
 def test_taking_tokens_takes_every_field_in_that_order(twelve, tiny):
-    tokens = SignalPatches(tiny()).tokenize(twelve)
+    tokens = tokenizers.build(tiny()).tokenize(twelve)
     index = torch.tensor([[5, 0], [1, 239], [7, 7], [100, 3]])
     taken = tokens.take(index)
     for name in (f.name for f in dataclasses.fields(tokens) if f.name != "grid"):
@@ -90,7 +89,7 @@ def test_taking_tokens_takes_every_field_in_that_order(twelve, tiny):
 @torch.inference_mode()
 def test_permuting_channels_leaves_the_embedding_unchanged(twelve, tiny, pool, rotary):
     recipe = tiny(position__rotary=rotary)
-    model, tokenizer = autoencoder.build(recipe).eval(), SignalPatches(recipe)
+    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
     order = np.random.default_rng(0).permutation(12)
     first, second = (POOLS[pool](model.encoder(t), t.valid) for t in map(tokenizer.tokenize, (twelve, permuted(twelve, order))))
     assert first.std(0).max() > 0.01  # the four windows do differ
@@ -104,7 +103,7 @@ def test_permuting_channels_leaves_the_embedding_unchanged(twelve, tiny, pool, r
 @torch.inference_mode()
 def test_values_in_an_absent_channel_change_nothing(twelve, tiny, junk):
     recipe = tiny()
-    model, tokenizer = autoencoder.build(recipe).eval(), SignalPatches(recipe)
+    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
     valid = twelve.valid.copy()
     valid[:, [2, 9]] = False
     results = []
@@ -121,7 +120,7 @@ def test_values_in_an_absent_channel_change_nothing(twelve, tiny, junk):
 @torch.inference_mode()
 def test_an_absent_channel_is_as_if_it_were_not_there(twelve, tiny):
     recipe = tiny()
-    model, tokenizer = autoencoder.build(recipe).eval(), SignalPatches(recipe)
+    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
     kept = [i for i in range(12) if i not in (2, 9)]
     valid = twelve.valid.copy()
     valid[:, [2, 9]] = False

@@ -8,8 +8,7 @@ import torch
 from readers.schema import Channel
 from toolkit.corpus.batches import Batch, collate
 from toolkit.corpus.windows import load, plan
-from toolkit.model import autoencoder
-from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model import autoencoder, tokenizers
 from toolkit.objective.losses import LOSSES, patch_loss
 from toolkit.objective.masks import MaskSampler
 from toolkit.objective.reconstruction import MaskedReconstruction, step_generator
@@ -29,7 +28,16 @@ def some(counting=0.5):
 
 
 def test_every_loss_has_a_formula_here():
-    assert set(LOSSES) == set(FORMULAS)
+    assert set(LOSSES) == {*FORMULAS, "chamfer"}
+
+
+def test_chamfer_is_the_mean_squared_distance_to_the_nearest_both_ways():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 5, 8, 3))
+    distance = ((one[:, :, None] - other[:, None]) ** 2).sum(-1)
+    want = distance.min(2).mean(1) + distance.min(1).mean(1)
+    got = LOSSES["chamfer"](torch.tensor(one).flatten(1), torch.tensor(other).flatten(1))
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", sorted(FORMULAS))
@@ -79,7 +87,7 @@ def batch(sources, tiny):
 
 
 def score(batch, recipe, model, step):
-    scored = MaskedReconstruction(recipe)(model, SignalPatches(recipe).tokenize(batch), step, CPU)
+    scored = MaskedReconstruction(recipe)(model, tokenizers.build(recipe).tokenize(batch), step, CPU)
     return float(scored.loss.detach()), float(scored.trivial.detach())
 
 
@@ -106,7 +114,7 @@ def test_the_trivial_level_is_what_predicting_zero_costs_on_valid_hidden_patches
     recipe = tiny(loss__kind=kind)
     valid = batch.valid.copy()
     valid[0, 3:, :70] = False
-    tokens = SignalPatches(recipe).tokenize(dataclasses.replace(batch, valid=valid))
+    tokens = tokenizers.build(recipe).tokenize(dataclasses.replace(batch, valid=valid))
     scored = MaskedReconstruction(recipe)(autoencoder.build(recipe), tokens, 2, CPU)
     hidden = hidden_of(recipe, tokens, 2)
     costs = [
@@ -126,7 +134,7 @@ def test_what_is_not_valid_changes_neither_loss_nor_gradients(batch, tiny):
     for junk in (0.0, np.nan):
         model = autoencoder.build(recipe)
         values = np.where(valid, batch.values, np.float32(junk))
-        tokens = SignalPatches(recipe).tokenize(dataclasses.replace(batch, values=values, valid=valid))
+        tokens = tokenizers.build(recipe).tokenize(dataclasses.replace(batch, values=values, valid=valid))
         scored = MaskedReconstruction(recipe)(model, tokens, 0, CPU)
         scored.loss.backward()
         results.append([scored.loss.detach(), *(p.grad for p in model.parameters())])
@@ -137,7 +145,7 @@ def test_what_is_not_valid_changes_neither_loss_nor_gradients(batch, tiny):
 def test_the_amplitude_of_what_is_hidden_does_not_reach_the_model(batch, tiny):
     """Scaled up together, hidden patches must not be seen in the input: the model's predictions stay what they were."""
     recipe = tiny()
-    tokens = SignalPatches(recipe).tokenize(batch)
+    tokens = tokenizers.build(recipe).tokenize(batch)
     hidden = torch.zeros_like(tokens.valid).scatter(1, hidden_of(recipe, tokens, 0), True)
     louder = dataclasses.replace(tokens, patches=torch.where(hidden[..., None], tokens.patches * 100, tokens.patches))
     seen = []
@@ -162,7 +170,7 @@ def test_one_sample_can_be_overfitted(tiny):
     time = np.arange(200, dtype=np.float32) / 100
     values = np.stack([np.sin(2 * np.pi * time), np.cos(2 * np.pi * time)])[None].astype(np.float32) * np.float32(2**0.5)
     channels = tuple(Channel(n, n, "ecg", "mV", 1e-3, 100.0) for n in ("I", "V2"))
-    tokens = SignalPatches(recipe).tokenize(Batch(values, np.ones(values.shape, bool), (channels,)))
+    tokens = tokenizers.build(recipe).tokenize(Batch(values, np.ones(values.shape, bool), (channels,)))
     model, objective = autoencoder.build(recipe), MaskedReconstruction(recipe)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from readers.schema import Channel
 from toolkit.corpus.batches import Batch
-from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model import tokenizers
 from toolkit.objective.masks import MaskSampler, num_visible, split
 
 LIMB = ("I", "II", "III", "aVR", "aVL", "aVF")
@@ -21,7 +21,7 @@ def tokens(recipe, *, size=6, names=LEADS, steps=20, invalid=0.0):
     valid = (rng.random((size, len(names), steps)) >= invalid).repeat(recipe.tokenizer.patch, axis=2)
     channels = tuple(Channel(n, n, "ecg", "mV", 1e-3, 100.0) for n in names)
     values = rng.normal(size=(size, len(names), samples)).astype(np.float32)
-    return SignalPatches(recipe).tokenize(Batch(values, valid, (channels,) * size))
+    return tokenizers.build(recipe).tokenize(Batch(values, valid, (channels,) * size))
 
 
 def only(tiny, way, **changes):

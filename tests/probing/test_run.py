@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.ecg import record
-from toolkit.corpus import inputs, labels
+from toolkit.corpus import framing, inputs, labels
 from toolkit.corpus.inputs import Inputs
 from toolkit.corpus.labels import Labels
 from toolkit.embedding.encoder import Options
@@ -59,7 +59,7 @@ def test_a_window_takes_the_label_that_covers_most_of_it(gathered, tmp_path) -> 
 
 def test_labels_without_intervals_make_windows_of_the_recording(gathered, loaded: LoadedModel, tmp_path) -> None:
     chosen = table_of("path,label,start,stop\ns0.hea,a,,\ns1.dat,b,1,1.5\ns1,b,6.4,6.6\ns2.hea,a,7,8\n", tmp_path)
-    rows = from_recordings(gathered.items, chosen, 2.0, loaded.recipe.data)
+    rows = from_recordings(gathered.items, chosen, 2.0, framing.build(loaded.recipe))
     got = [(Path(p).stem, a, b) for p, a, b in zip(rows.path, rows.start, rows.stop, strict=True)]
     assert got == [("s0", 0, 2), ("s0", 2, 4), ("s0", 4, 6), ("s1", 1, 1.5), ("s1", 6.4, 6.6)]
     assert rows.subject == ["p0"] * 5
@@ -70,7 +70,7 @@ def test_nothing_that_matches_is_an_error(gathered, loaded: LoadedModel, tmp_pat
     with pytest.raises(UsageError, match=r"x\.hea"):
         join_table(embeddings(gathered), chosen, 0.5)
     with pytest.raises(UsageError, match=r"x\.hea"):
-        from_recordings(gathered.items, chosen, 2.0, loaded.recipe.data)
+        from_recordings(gathered.items, chosen, 2.0, framing.build(loaded.recipe))
 
 
 def test_recordings_and_a_model_give_three_matrices(gathered, loaded: LoadedModel, tmp_path) -> None:

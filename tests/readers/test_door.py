@@ -9,8 +9,15 @@ import pytest
 
 import readers
 from readers import claim, open_recording, scan
-from readers.cardiac import create_wfdb
+from readers.cardiac import WfdbReader, create_wfdb
 from readers.schema import ReadError
+
+
+def handles(folder):
+    """What ``scan`` finds, where every recording is one file."""
+    groups, unclaimed = scan(folder)
+    assert all(len(group) == 1 for group in groups)
+    return [group[0] for group in groups], unclaimed
 
 
 def make(folder, name):
@@ -32,21 +39,21 @@ def test_scan_counts_a_record_once(tmp_path):
     (tmp_path / ".hidden").mkdir()
     make(tmp_path / ".hidden", "r3")
     (tmp_path / "a" / ".r9.hea.part").write_text("")
-    assert scan(tmp_path) == (sorted(paths), [tmp_path / "README.md"])
+    assert handles(tmp_path) == (sorted(paths), [tmp_path / "README.md"])
 
 
 def test_segments_belong_to_their_master(tmp_path):
     make(tmp_path, "s0")
     make(tmp_path, "s1")
     (tmp_path / "m.hea").write_text("m/2 1 100 100\ns0 50\ns1 50\n")
-    assert scan(tmp_path) == ([tmp_path / "m.hea"], [])
+    assert handles(tmp_path) == ([tmp_path / "m.hea"], [])
     assert open_recording(tmp_path / "m.hea").axes.duration_s == 1.0
 
 
 def test_headers_that_name_each_other_do_not_loop(tmp_path):
     (tmp_path / "a.hea").write_text("a/1 1 100 100\nb 100\n")
     (tmp_path / "b.hea").write_text("b/1 1 100 100\na 100\n")
-    assert scan(tmp_path) == ([tmp_path / "a.hea", tmp_path / "b.hea"], [])
+    assert handles(tmp_path) == ([tmp_path / "a.hea", tmp_path / "b.hea"], [])
     with pytest.raises(ReadError):
         open_recording(tmp_path / "a.hea")
 
@@ -56,8 +63,8 @@ def test_what_only_looks_like_a_header(tmp_path):
     (tmp_path / "empty.hea").write_bytes(b"")
     (tmp_path / "folder.hea").mkdir()
     make(tmp_path / "folder.hea", "r")
-    handles, unclaimed = scan(tmp_path)
-    assert handles == [tmp_path / "empty.hea", tmp_path / "folder.hea" / "r.hea"]
+    found, unclaimed = handles(tmp_path)
+    assert found == [tmp_path / "empty.hea", tmp_path / "folder.hea" / "r.hea"]
     assert unclaimed == [tmp_path / "image.hea"]
     assert claim(tmp_path / "image.hea") is None and claim(tmp_path / "folder.hea") is None
     for name, reason in [("image.hea", "no format"), ("empty.hea", "is empty"), ("gone.hea", "does not exist")]:
@@ -69,18 +76,18 @@ def test_links(tmp_path):
     path = make(tmp_path / "a", "r1")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "broken.hea").symlink_to(tmp_path / "nowhere.hea")
-    assert scan(tmp_path) == ([path], [tmp_path / "broken.hea"])
+    assert handles(tmp_path) == ([path], [tmp_path / "broken.hea"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path):
     (tmp_path / "locked").mkdir(mode=0)
-    assert scan(tmp_path) == ([], [tmp_path / "locked"])
+    assert handles(tmp_path) == ([], [tmp_path / "locked"])
 
 
 def test_scan_of_no_folder(tmp_path):
     with pytest.raises(ReadError):
-        scan(tmp_path / "nothing")
+        handles(tmp_path / "nothing")
 
 
 def test_anything_that_a_format_library_raises_is_a_reason(tmp_path, monkeypatch):
@@ -90,12 +97,12 @@ def test_anything_that_a_format_library_raises_is_a_reason(tmp_path, monkeypatch
         def fail(self, path, error=error):
             raise error
 
-        monkeypatch.setattr(type(readers.READERS[0]), "open", fail)
+        monkeypatch.setattr(WfdbReader, "open", fail)
         with pytest.raises(ReadError, match=r"r\.hea cannot be read as wfdb: \w+Error, .+") as caught:
             open_recording(path)
         assert "\n" not in str(caught.value)
 
 
 def test_real_folders(shared):
-    handles, unclaimed = scan(shared / "ecg")
-    assert len(handles) == 14 and {path.suffix for path in unclaimed} == {".csv", ".md"}
+    found, unclaimed = handles(shared / "ecg")
+    assert len(found) == 14 and {path.suffix for path in unclaimed} == {".csv", ".md"}

@@ -12,8 +12,10 @@ from toolkit.corpus.inputs import Input
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration import damage as damages
 from toolkit.restoration import spans
+from toolkit.restoration.mender import Request, Restored
 from toolkit.restoration.repair import Repairer
-from toolkit.restoration.run import Request, Restoration, Restored
+from toolkit.restoration.run import Restoration
+from toolkit.restoration.signals import SignalMender
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,7 @@ def repairer(loaded: LoadedModel) -> Repairer:
 
 
 @pytest.fixture
-def restore(repairer: Repairer, tmp_path: Path) -> Callable[..., Restored]:
+def restore(repairer: Repairer, loaded: LoadedModel, tmp_path: Path) -> Callable[..., Restored]:
     """Restore one file into ``tmp_path/out``; ``table`` is the text of a --spans file beside it, ``damage`` as typed."""
 
     def run(path: Path, *, table: str | None = None, damage: str = "", **more: object) -> Restored:
@@ -30,7 +32,7 @@ def restore(repairer: Repairer, tmp_path: Path) -> Callable[..., Restored]:
             (path.parent / "spans.csv").write_text(table)
             more |= {"table": spans.read_table(path.parent / "spans.csv"), "table_folder": path.parent}
         request = Request(damage=tuple(damages.parse(damage)) if damage else (), **more)  # type: ignore[arg-type]
-        job = Restoration(repairer, request, tmp_path / "out", "hash")
+        job = Restoration(SignalMender(repairer), request, tmp_path / "out", loaded)
         job.check([Input(path, path.parent)])
         return job.restore(Input(path, path.parent))
 

@@ -46,7 +46,7 @@ def test_spans_change_only_what_they_name(restore, twelve) -> None:
     asked[600:620, TWELVE.index("aVF")] = True
     assert moved.any()
     assert not (moved & ~asked).any()
-    assert done.facts["repaired_spans"] == 2  # the two that overlap are one
+    assert done.facts["repaired"] == 2  # the two that overlap are one
     assert done.facts["changed_fraction"] == pytest.approx(moved.mean())
     assert header_without_sums(done.facts["out"]) == header_without_sums(twelve)
     assert open_recording(Path(done.facts["out"])).verify() == ()
@@ -63,7 +63,7 @@ def test_a_span_without_a_channel_is_repaired_in_all(restore, twelve) -> None:
 def test_a_span_beyond_the_end_is_cut_there(restore, twelve) -> None:
     done = restore(twelve, table="path,start,stop\nt.hea,9.5,99\nt.hea,50,60\n")
     assert not changed(twelve, done.facts["out"])[:950].any()
-    assert done.facts["repaired_spans"] == 12
+    assert done.facts["repaired"] == 12
 
 
 @pytest.mark.parametrize("lead", LIMB)

@@ -46,9 +46,9 @@ def embed(
     format_: Annotated[
         str | None, typer.Option("--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")
     ] = None,
-    window: Annotated[float | None, typer.Option("--window", help="Seconds a window (default: the recipe's).", min=0.01)] = None,
+    window: Annotated[float | None, typer.Option("--window", help="Seconds, mm or rows (default: the recipe's).", min=0.01)] = None,
     stride: Annotated[
-        float | None, typer.Option("--stride", help="Seconds between window starts (default: --window).", min=0.01)
+        float | None, typer.Option("--stride", help="Between window starts (default: --window).", min=0.01)
     ] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)
@@ -185,8 +185,8 @@ def options_for(
         )
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f"--batch-size takes a number of windows or auto, got '{batch_size}'.")
-    seconds = window or recipe.data.window_s
-    return Options(level, seconds, stride or seconds, layer, pool, DEFAULT_BATCH if batch_size == "auto" else int(batch_size))
+    length = window or recipe.data.window
+    return Options(level, length, stride or length, layer, pool, DEFAULT_BATCH if batch_size == "auto" else int(batch_size))
 
 
 def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:

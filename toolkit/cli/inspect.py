@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, put, put_json, reports, say_inputs, warn
+from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, reports, say_inputs, warn
 
 if TYPE_CHECKING:
-    from readers.schema import Recording
-    from toolkit.corpus.inputs import Input
+    from toolkit.corpus.catalog import Row
+    from toolkit.corpus.inputs import Failure
+
+FEW_CHANNELS = 16  # up to as many are named one by one
 
 
 @reports
 def inspect(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     domain: Domain = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read every file anew, and remember nothing for the next time.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -26,57 +33,83 @@ def inspect(
 
     Example: toolkit inspect recordings/ --json
 
-    Only headers and annotations are read. The keys of --json: path domain format channels[{name canonical kind unit rate_hz}]
-    shape duration_s spacing_mm orientation points subject events warnings.
+    Only headers and annotations are read, and files that did not change since an earlier inspect are not opened:
+    what they said lies in $TOOLKIT_CACHE, else $XDG_CACHE_HOME/toolkit, else ~/.cache/toolkit (--no-cache leaves it
+    alone). The document of --json has one recording a line. Its keys: path domain format channels[{name canonical
+    kind unit rate_hz}] shape duration_s spacing_mm orientation points subject events warnings.
     """
-    from readers.schema import ReadError
-    from toolkit.corpus import inputs as corpus
-    from toolkit.corpus.notes import Notes
+    from contextlib import closing
 
-    gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
-    say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
-    seen, failed = [], 0
-    for item in gathered.items:
-        try:
-            seen.append(describe(item, corpus.open_input(item)))
-        except ReadError as problem:
-            failed += 1
-            warn(f"{item.path} cannot be read: {problem}.", quiet=quiet)
-            continue
-        if not json_:
-            put(_line(seen[-1]))
+    from toolkit.corpus import catalog
+    from toolkit.corpus import inputs as corpus
+    from toolkit.corpus.cache import HeaderCache
+    from toolkit.corpus.notes import Notes
+    from toolkit.progress import Progress
+
+    with HeaderCache(enabled=not no_cache) as cache:
+        gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain, claims=cache)
+        say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
+        # Lines on a terminal show by themselves how far it is.
+        shown = not quiet and (json_ or not sys.stdout.isatty())
+        with (
+            Progress("inspect", len(gathered.items), "recordings", enabled=shown) as progress,
+            closing(catalog.rows(gathered.items, None, cache, progress)) as rows,
+        ):
+            return _put(rows, json_=json_, verbose=verbose, quiet=quiet)
+
+
+def _put(rows: Iterable[Row | Failure], *, json_: bool, verbose: bool, quiet: bool) -> int:
+    """Write each row as it comes: a line of text, or of one JSON list."""
+    from toolkit.corpus.inputs import Failure
+
+    failed, before = False, "[\n"
+    for row in rows:
+        if isinstance(row, Failure):
+            failed = True
+            warn(f"{row.path} cannot be read: {row.reason}.", quiet=quiet)
+        elif json_:
+            sys.stdout.write(before + row.text)
+            before = ",\n"
+        else:
+            line = _line(row.document, every_channel=verbose)
+            sys.stdout.write(line.encode(errors="backslashreplace").decode() + "\n")  # names of channels may be anything
     if json_:
-        put_json(seen)
+        sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
     return 3 if failed else 0
 
 
-def describe(item: Input, recording: Recording) -> dict[str, Any]:
-    """The document of one recording."""
-    from toolkit.corpus.inputs import subject_of
-
-    axes = recording.axes
-    return {
-        "path": str(item.path),
-        "domain": recording.domain,
-        "format": recording.format,
-        "channels": [
-            {"name": c.name, "canonical": c.canonical, "kind": c.kind, "unit": c.unit, "rate_hz": c.rate_hz}
-            for c in recording.channels
-        ],
-        "shape": list(axes.shape),
-        "duration_s": axes.duration_s,
-        "spacing_mm": axes.spacing_mm,
-        "orientation": axes.orientation,
-        "points": axes.points,
-        "subject": subject_of(item, recording),
-        "events": len(recording.events),
-        "warnings": list(recording.warnings),
-    }
+def _line(row: dict[str, Any], *, every_channel: bool) -> str:
+    size = []
+    if row["duration_s"] is not None:
+        size.append(f"{row['duration_s']:.1f} s")
+    if row["spacing_mm"] is not None:
+        steps = " x ".join("?" if step is None else f"{step:.4g}" for step in row["spacing_mm"])
+        size.append(f"{' x '.join(map(str, row['shape']))} voxels of {steps} mm")
+    if row["orientation"] is not None:
+        size.append(row["orientation"])
+    if row["points"] is not None:
+        size.append(f"{row['points']} points")
+    channels = row["channels"]
+    named = (
+        [f"{c['name']} ({_facts(c)})" for c in channels] if every_channel or len(channels) <= FEW_CHANNELS else _summed(channels)
+    )
+    parts = [", ".join([f"{row['path']}: {row['domain']} {row['format']}", *size, *named])]
+    parts += [f"subject {row['subject']}"] if row["subject"] else []
+    parts += [f"{row['events']} events"] if row["events"] else []
+    return "; ".join(parts + [f"warning: {w}" for w in row["warnings"]])
 
 
-def _line(seen: dict[str, Any]) -> str:
-    channels = ", ".join(f"{c['name']} ({c['kind']}, {c['unit']}, {c['rate_hz']:g} Hz)" for c in seen["channels"])
-    parts = [f"{seen['path']}: {seen['domain']} {seen['format']}, {seen['duration_s']:.1f} s, {channels}"]
-    parts += [f"subject {seen['subject']}"] if seen["subject"] else []
-    parts += [f"{seen['events']} events"] if seen["events"] else []
-    return "; ".join(parts + [f"warning: {w}" for w in seen["warnings"]])
+def _facts(channel: dict[str, Any]) -> str:
+    rate = None if channel["rate_hz"] is None else f"{channel['rate_hz']:g} Hz"
+    return ", ".join(word for word in (channel["kind"], channel["unit"], rate) if word is not None)
+
+
+def _summed(channels: list[dict[str, Any]]) -> list[str]:
+    """Channels of one kind, unit and rate together, with the first of their names."""
+    groups: dict[str, list[str]] = {}
+    for channel in channels:
+        groups.setdefault(_facts(channel), []).append(channel["name"])
+    return [
+        f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} ({facts})"
+        for facts, names in groups.items()
+    ]

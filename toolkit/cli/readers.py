@@ -9,13 +9,13 @@ from toolkit.cli.console import Debug, Json, put, put_json, reports
 def readers(json_: Json = False, debug: Debug = False) -> None:
     """List the file formats that can be read.
 
-    Keys of --json: name domain suffixes.
+    Keys of --json: name domains suffixes.
     """
     import readers as door
 
-    rows = [{"name": r.name, "domain": r.domain, "suffixes": list(r.suffixes)} for r in door.READERS]
+    rows = [{"name": r.name, "domains": list(r.domains), "suffixes": list(r.suffixes)} for r in door.READERS]
     if json_:
         put_json(rows)
     else:
         for row in rows:
-            put(f"{row['name']:10} {row['domain']:10} {' '.join(row['suffixes'])}")
+            put(f"{row['name']:10} {', '.join(row['domains']):13} {' '.join(row['suffixes'])}")

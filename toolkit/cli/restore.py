@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from toolkit.corpus.inputs import Input
-    from toolkit.restoration.run import Request
+    from toolkit.restoration.mender import Request
 
 
 @reports
@@ -83,7 +83,7 @@ def restore(
     from toolkit.model import folder
     from toolkit.progress import Progress
     from toolkit.record import RunRecord, manifest_hash
-    from toolkit.restoration.repair import Repairer
+    from toolkit.restoration import menders
     from toolkit.restoration.run import Restoration
 
     record = RunRecord("restore")
@@ -93,7 +93,7 @@ def restore(
     on = machine.use_device(device)
     _check_out(out, gathered.items, overwrite=overwrite)
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
-    job = Restoration(Repairer(loaded, on), request, out, loaded.hash)
+    job = Restoration(menders.build(loaded, on), request, out, loaded)
     for note in job.check(gathered.items):
         warn(note, quiet=quiet)
     done: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def _request(
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.restoration import damage as damages
     from toolkit.restoration import spans as tables
-    from toolkit.restoration.run import Request
+    from toolkit.restoration.mender import Request
 
     if task not in ("auto", "inpaint", "channels"):
         raise UsageError(f"There is no task '{task}'. {did_you_mean(task, ('auto', 'inpaint', 'channels'))}")
@@ -186,12 +186,12 @@ def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
 
 
 def _sentence(facts: dict[str, Any]) -> str:
-    count = facts["repaired_spans"]
+    count, metric = facts["repaired"], facts["main_metric"]
     text = (
-        f"{facts['out']}: {count} {'span' if count == 1 else 'spans'} repaired, "
-        f"{100 * facts['changed_fraction']:.2f} % of the samples"
+        f"{facts['out']}: {count} {'part' if count == 1 else 'parts'} repaired, "
+        f"{100 * facts['changed_fraction']:.2f} % of what is stored"
     )
     if facts["metrics"]:
-        others = ", ".join(f"{name} {row['nmse']:.3f}" for name, row in facts["baselines"].items())
-        text += f"; NMSE {facts['metrics']['nmse']:.3f} ({others}), r {facts['metrics']['r']:.3f}"
+        others = ", ".join(f"{name} {row[metric]:.3f}" for name, row in facts["baselines"].items())
+        text += f"; {metric.upper()} {facts['metrics'][metric]:.3f} ({others})"
     return text

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.schema import Channel, FloatArray, Recording, Window
-from toolkit.corpus import windows
-from toolkit.corpus.windows import Scaled
+from readers.schema import Channel, FloatArray, Recording
+from toolkit.corpus import framing
+from toolkit.corpus.scaled import Scaled
 from toolkit.recipe import Recipe
 
 TRIES = 8  # draws for a window that is at least half valid before one is taken as it is
@@ -26,7 +26,7 @@ TRIES = 8  # draws for a window that is at least half valid before one is taken 
 
 @dataclass(frozen=True)
 class Batch:
-    """B scaled samples of C channels and T samples: ``values`` float32 and ``valid`` bool (B, C, T)."""
+    """B scaled samples of C channels: ``values`` float32 and ``valid`` bool, (B, C, T), (B, C, X, Y, Z) or (B, 3, N)."""
 
     values: FloatArray
     valid: NDArray[np.bool_]
@@ -58,10 +58,10 @@ class BatchSampler:
 
     def __init__(self, sources: Sequence[Source], recipe: Recipe) -> None:
         self.recipe = recipe
-        self.window = recipe.window_samples
+        self.framing = framing.build(recipe)
         self.sources = list(sources)
-        weight = np.array([max(s.length, self.window) for s in sources], dtype=np.float64)
-        counts = np.array([min(len(s.channels), recipe.data.most_channels) for s in sources])
+        weight = np.array([self.framing.weight(s.length) for s in sources], dtype=np.float64)
+        counts = np.array([self.framing.layout(s.channels) for s in sources])
         self.layouts = [np.flatnonzero(counts == c) for c in np.unique(counts)]
         self.layout_odds = np.array([weight[rows].sum() for rows in self.layouts]) / weight.sum()
         self.odds = [weight[rows] / weight[rows].sum() for rows in self.layouts]
@@ -69,7 +69,7 @@ class BatchSampler:
     @property
     def num_windows(self) -> int:
         """Whole windows in the data: one epoch."""
-        return sum(max(1, s.length // self.window) for s in self.sources)
+        return sum(self.framing.count(s.length) for s in self.sources)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step. Raises ReadError when a file can no longer be read."""
@@ -80,11 +80,10 @@ class BatchSampler:
         return collate(samples, [str(self.sources[row].recording.path) for row in rows])
 
     def _draw(self, source: Source, rng: np.random.Generator) -> Scaled:
-        most = min(len(source.channels), self.recipe.data.most_channels)
         for _ in range(TRIES):
-            channels = np.sort(rng.choice(source.channels, size=most, replace=False)).tolist()
-            start = int(rng.integers(0, max(1, source.length - self.window + 1)))
-            sample = windows.load(source.recording, Window(start, start + self.window), self.recipe.data, channels)
+            channels = self.framing.choose(source.channels, rng)
+            window = self.framing.draw(source.recording, source.length, rng)
+            sample = self.framing.load(source.recording, window, channels, rng)
             if sample.valid.mean() >= 0.5:
                 break
         return sample

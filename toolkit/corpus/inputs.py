@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import IO
 
 import readers
+from readers.scan import Claims
 from readers.schema import ReadError, Recording
 from toolkit.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Input:
-    """One recording to read: its handle, the folder it was found under, and what a manifest says of it."""
+    """One recording to read: its handle, the folder it was found under, and what a manifest says of it.
+
+    ``parts`` are the other files of its group: contrasts of one session.
+    """
 
     path: Path
     root: Path
     ids: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Path, ...] = ()
 
     @property
     def relative(self) -> Path:
@@ -45,15 +50,20 @@ class Failure:
     reason: str
 
 
-def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str | None = None) -> Inputs:
-    """Resolve DATA arguments (see ``toolkit embed --help``). Raises UsageError when nothing is there."""
-    if domain is not None and domain not in (known := sorted({r.domain for r in readers.READERS})):
+def gather(
+    data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str | None = None, claims: Claims | None = None
+) -> Inputs:
+    """Resolve DATA arguments (see ``toolkit embed --help``); ``claims`` remembers what files are.
+
+    Raises UsageError when nothing is there.
+    """
+    if domain is not None and domain not in (known := sorted({d for r in readers.READERS for d in r.domains})):
         raise UsageError(f"There is no domain '{domain}'. {did_you_mean(domain, known)}")
     items: dict[str, Input] = {}  # by absolute path: a recording counts once, however it is named
     others: dict[str, Path] = {}
     roots: list[Path] = []
     for path, ids in _expand(data, stdin):
-        found, passed = _from_path(path, ids)
+        found, passed = _from_path(path, ids, claims)
         for item in found:
             before = items.setdefault(_place(item.path), item)
             items[_place(item.path)] = replace(before, ids={**item.ids, **before.ids})
@@ -61,7 +71,7 @@ def gather(data: Sequence[str], *, stdin: IO[bytes] | None = None, domain: str |
             others.setdefault(_place(other), other)
         roots.append(path if path.is_dir() else path.parent)
     unclaimed = tuple(others.values())
-    kept = tuple(i for i in items.values() if domain is None or _domain(i.path) in (domain, None))
+    kept = tuple(i for i in items.values() if domain is None or _may_be(i, domain))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
         also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
@@ -79,7 +89,7 @@ def open_input(item: Input) -> Recording:
         raise ReadError("its name is not valid UTF-8, in which tables hold it; rename the file") from None
     if not item.path.exists():
         raise ReadError(f"'{item.path.name}' does not exist")
-    return readers.open_recording(item.path)
+    return readers.open_recording(item.path, item.parts)
 
 
 def subject_of(item: Input, recording: Recording) -> str | None:
@@ -91,9 +101,17 @@ def _place(path: Path) -> str:
     return os.path.abspath(path)  # without following links: two names of one file may be two subjects
 
 
-def _domain(path: Path) -> str | None:
-    reader = readers.claim(path)
-    return reader.domain if reader else None
+def _may_be(item: Input, domain: str) -> bool:
+    """Whether an input is of a domain; one that cannot be opened may be, and is then reported as a failure."""
+    reader = readers.claim(item.path)
+    if reader is None:
+        return True
+    if domain not in reader.domains or len(reader.domains) == 1:
+        return domain in reader.domains
+    try:
+        return open_input(item).domain == domain
+    except ReadError:
+        return True
 
 
 def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[tuple[Path, Mapping[str, str]]]:
@@ -142,10 +160,10 @@ def _manifest(path: Path) -> list[tuple[Path, Mapping[str, str]]]:
     return found
 
 
-def _from_path(path: Path, ids: Mapping[str, str]) -> tuple[list[Input], list[Path]]:
+def _from_path(path: Path, ids: Mapping[str, str], claims: Claims | None) -> tuple[list[Input], list[Path]]:
     if path.is_dir() and readers.claim(path) is None:
-        handles, passed = readers.scan(path)
-        return [Input(h, path, ids) for h in handles], list(passed)
+        handles, passed = readers.scan(path, claims)
+        return [Input(handle, path, ids, tuple(parts)) for handle, *parts in handles], list(passed)
     if path.exists() and readers.claim(path) is None:
         handle = _handle(path)
         return ([Input(handle, handle.parent, ids)], []) if handle else ([], [path])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from readers.schema import ReadError
-from toolkit.corpus import windows
+from toolkit.corpus import framing
 from toolkit.corpus.batches import Source
 from toolkit.corpus.inputs import Failure, Inputs, open_input
 from toolkit.corpus.notes import Notes
@@ -15,15 +15,16 @@ def open_sources(gathered: Inputs, recipe: Recipe) -> tuple[list[Source], list[F
     sources: list[Source] = []
     failures: list[Failure] = []
     notes = Notes()
+    frame = framing.build(recipe)
     for item in gathered.items:
         try:
             recording = open_input(item)
-            chosen = windows.channels_for(recording, recipe.data)
+            chosen = frame.channels(recording)
         except ReadError as problem:
             failures.append(Failure(str(item.path), str(problem)))
             continue
-        sources.append(Source(recording, tuple(chosen), windows.length_on_grid(recording, recipe.data.rate_hz)))
-        for sentence in (*windows.mismatches(recording, recipe.data, (), chosen), *recording.warnings):
+        sources.append(Source(recording, tuple(chosen), frame.length(recording)))
+        for sentence in (*frame.mismatches(recording, (), chosen), *recording.warnings):
             notes.add(item.path.name, sentence)
     return sources, failures, notes
 

@@ -1,48 +1,21 @@
-"""Windows of a recording on a model's grid: which channels, which spans, and their invertible scaling."""
+"""Windows of a signal on a model's grid: which channels, which spans, and their scaling."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from readers.schema import Channel, FloatArray, ReadError, Recording, Sample, Window, effective
-from toolkit.recipe import DataTable
+from readers.schema import BoolArray, Channel, ReadError, Recording, SignalLike, SignalSample, Window, effective
+from toolkit.corpus.scaled import Scaled, Scaling
+from toolkit.recipe import SignalData, VolumeData
 
 SHORTEST_TAIL = 0.1  # share of a window; a shorter tail is no row of its own
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """values = offset + scale * scaled, per channel; ``offset`` and ``scale`` are float64 (C,)."""
-
-    offset: NDArray[np.float64]
-    scale: NDArray[np.float64]
-
-    def apply(self, values: FloatArray) -> FloatArray:
-        """Physical (C, T) to scaled (C, T)."""
-        return ((values - self.offset[:, None]) / self.scale[:, None]).astype(np.float32)
-
-    def invert(self, scaled: FloatArray) -> NDArray[np.float64]:
-        """Scaled (C, T) to physical (C, T)."""
-        return scaled.astype(np.float64) * self.scale[:, None] + self.offset[:, None]
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A sample ready for a tokenizer: ``values`` float32 (C, T) scaled, 0 where not valid."""
-
-    values: FloatArray
-    valid: NDArray[np.bool_]
-    channels: tuple[Channel, ...]
-    scaling: Scaling
-    window: Window
-
-
-def channels_for(recording: Recording, data: DataTable) -> list[int]:
+def channels_for(recording: Recording, data: SignalData | VolumeData) -> list[int]:
     """Indices of the channels the model reads. Raises ReadError when the file has none of them."""
     chosen = effective(recording.channels, data.kinds)
     if not chosen:
@@ -69,16 +42,18 @@ def plan(length: int, window: int, stride: int) -> list[Window]:
 
 
 def scale_groups(channels: Sequence[Channel], mode: str) -> list[int]:
-    """Which channels share one amplitude scale: those of a kind and unit (``kind``), or each its own (``channel``)."""
+    """Which channels share one amplitude scale: those of a kind and unit (``kind``), or each its own (``channel``, ``none``)."""
     keys = [(c.kind, c.unit) if mode == "kind" else i for i, c in enumerate(channels)]
     return [keys.index(key) for key in keys]
 
 
-def fit_scaling(sample: Sample, mode: str) -> Scaling:
+def fit_scaling(sample: SignalSample, mode: str) -> Scaling:
     """Offset per channel, scale per kind and unit (``kind``) or per channel, from valid samples only.
 
-    One scale for all leads of a kind keeps their relative amplitude, which a missing lead needs.
+    ``none`` leaves all as it is. One scale for all leads of a kind keeps their relative amplitude, which a missing lead needs.
     """
+    if mode == "none":
+        return Scaling(np.zeros(len(sample.channels)), np.ones(len(sample.channels)))
     count = np.maximum(sample.valid.sum(axis=1), 1)
     values = sample.values.astype(np.float64)
     offset = np.where(sample.valid, values, 0.0).sum(axis=1) / count
@@ -92,27 +67,25 @@ def fit_scaling(sample: Sample, mode: str) -> Scaling:
     return Scaling(offset, scale)
 
 
-def scale(sample: Sample, data: DataTable) -> Scaled:
+def scale(sample: SignalSample, data: SignalData) -> Scaled:
     """Scale a sample as the recipe says; samples that are not valid become 0."""
-    scaling = fit_scaling(sample, data.scaling)
-    values = np.where(sample.valid, scaling.apply(sample.values), np.float32(0))
-    return Scaled(values, sample.valid, sample.channels, scaling, sample.window)
+    return Scaled.of(sample.values, sample.valid, sample.channels, fit_scaling(sample, data.scaling), sample.window)
 
 
-def load(recording: Recording, window: Window, data: DataTable, channels: Sequence[int]) -> Scaled:
-    """Read one window on the model's grid and scale it. Raises ReadError."""
-    return scale(recording.read(window.start, window.stop, rate_hz=data.rate_hz, channels=channels), data)
+def load(recording: SignalLike, window: Window, data: SignalData, channels: Sequence[int]) -> Scaled:
+    """Read one window on the model's grid, mix it down where the recipe says so, and scale it. Raises ReadError."""
+    sample = recording.read(window.start, window.stop, rate_hz=data.rate_hz, channels=channels)
+    return scale(downmixed(sample) if data.downmix else sample, data)
 
 
-def stream(
-    recording: Recording, windows: Sequence[Window], data: DataTable, channels: Sequence[int], size: int
-) -> Iterator[list[Scaled]]:
-    """Yield lists of at most ``size`` loaded windows, in order."""
-    for first in range(0, len(windows), size):
-        yield [load(recording, w, data, channels) for w in windows[first : first + size]]
+def downmixed(sample: SignalSample) -> SignalSample:
+    """The mean over the channels, valid where all are; named after the first."""
+    valid: BoolArray = np.all(sample.valid, axis=0, keepdims=True)
+    values = np.where(valid, sample.values.mean(axis=0, keepdims=True, dtype=np.float64), 0.0).astype(np.float32)
+    return replace(sample, values=values, valid=valid, channels=sample.channels[:1])
 
 
-def mismatches(recording: Recording, data: DataTable, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
+def mismatches(recording: Recording, data: SignalData, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
     """What the model's preprocessing loses or has never seen in this file, one sentence each.
 
     ``known`` are the channels that were in the training data; empty when the model does not say.
@@ -129,10 +102,26 @@ def mismatches(recording: Recording, data: DataTable, known: Sequence[str], chos
             f"recorded at {slowest:g} Hz, the model reads {data.rate_hz:g} Hz: the file holds nothing "
             f"from {slowest / 2:g} to {data.rate_hz / 2:g} Hz"
         )
-    unseen = [recording.channels[i].name for i in chosen if recording.channels[i].canonical not in known]
-    if known and unseen:
-        found.append(f"channels the model was not trained on: {', '.join(unseen)}")
-    left = [f"{c.name} ({c.kind})" for i, c in enumerate(recording.channels) if i not in chosen]
+    if data.downmix and len(chosen) > 1:
+        found.append(f"{len(chosen)} channels, the model reads their mean")
+    nowhere = [
+        recording.channels[i].name for i in chosen if recording.channels[i].kind == "eeg" and not recording.channels[i].position
+    ]
+    if nowhere:
+        found.append(f"electrodes without a known place: {', '.join(nowhere)}")
+    return [*found, *unseen(recording, known, chosen)]
+
+
+def unseen(recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
+    """Sentences about channels that the model was not trained on, and those it does not use.
+
+    ``known`` are the channels that were in the training data; empty when the model does not say.
+    """
+    found = []
+    strangers = [recording.channels[i].name for i in chosen if recording.channels[i].canonical not in known]
+    if known and strangers:
+        found.append(f"channels the model was not trained on: {', '.join(strangers)}")
+    left = [f"{c.name} ({'bad' if c.bad else c.kind})" for i, c in enumerate(recording.channels) if i not in chosen]
     if left:
         found.append(f"channels not used: {', '.join(left)}")
     return found

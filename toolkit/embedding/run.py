@@ -16,7 +16,6 @@ import pyarrow as pa
 from readers.schema import ReadError, Recording
 from toolkit import __version__, files
 from toolkit import recipe as recipes
-from toolkit.corpus import windows
 from toolkit.corpus.inputs import Failure, Input, open_input, subject_of
 from toolkit.corpus.notes import Notes
 from toolkit.embedding import table
@@ -130,14 +129,17 @@ class Embedding:
             check()
             if len(block.start):
                 rows += len(block.start)
-                yield table.record_batch(block, self.schema, path=str(item.path), domain=recording.domain, subject=subject)
+                unit = self.encoder.framing.unit
+                yield table.record_batch(
+                    block, self.schema, path=str(item.path), domain=recording.domain, subject=subject, unit=unit
+                )
         if not rows:
             raise ReadError(f"no window of '{item.path.name}' has a valid sample")
 
     def note(self, item: Input, recording: Recording) -> None:
         """Gather what is worth a warning about one recording."""
-        chosen = windows.channels_for(recording, self.loaded.recipe.data)
-        found = windows.mismatches(recording, self.loaded.recipe.data, self.loaded.channels, chosen)
+        chosen = self.encoder.framing.channels(recording)
+        found = self.encoder.framing.mismatches(recording, self.loaded.channels, chosen)
         for sentence in (*recording.warnings, *found, *recording.verify()):
             self.notes.add(item.path.name, sentence)
 

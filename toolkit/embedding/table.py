@@ -41,14 +41,14 @@ def schema(width: int, *, tokens: bool, metadata: Mapping[str, str]) -> pa.Schem
     return pa.schema(fields, metadata=dict(metadata))
 
 
-def record_batch(rows: Rows, table: pa.Schema, *, path: str, domain: str, subject: str | None) -> pa.RecordBatch:
+def record_batch(rows: Rows, table: pa.Schema, *, path: str, domain: str, subject: str | None, unit: str) -> pa.RecordBatch:
     """Rows of one recording as Arrow."""
     n = len(rows.start)
     columns = {
         "path": [path] * n,
         "start": rows.start,
         "stop": rows.stop,
-        "unit": ["s"] * n,
+        "unit": [unit] * n,
         "domain": [domain] * n,
         "subject": pa.array([subject] * n, pa.string()),
         "channel": rows.channel,

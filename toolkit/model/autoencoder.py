@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from toolkit.model import tokenizers
 from toolkit.model.positions import FourierPositions, RotaryTime
-from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model.tokenizers.base import Tokenizer
 from toolkit.model.tokens import TokenSet
 from toolkit.model.transformer import CrossBlock, SelfBlock, init_weights, key_mask
 from toolkit.recipe import Recipe
@@ -19,12 +20,12 @@ from toolkit.recipe import Recipe
 class Encoder(nn.Module):
     """Token sets to states. Values of tokens that are not valid never reach any other token."""
 
-    def __init__(self, recipe: Recipe, num_identities: int) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
         super().__init__()
         table = recipe.encoder
-        self.embed_patch = nn.Linear(recipe.tokenizer.patch, table.width)
+        self.embed_patch = tokenizer.embedder(table.width)
         self.embed_position = FourierPositions(recipe.position, table.width)
-        self.embed_channel = nn.Embedding(num_identities, table.width)
+        self.embed_channel = nn.Embedding(tokenizer.num_identities, table.width)
         self.rotary = RotaryTime(recipe.position, table.head_width) if recipe.position.rotary else None
         self.blocks = nn.ModuleList(SelfBlock(table) for _ in range(table.depth))
         self.norm = nn.LayerNorm(table.width)
@@ -42,18 +43,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Predicts patches (B, n, P) at the places of query tokens from the encoder's states."""
 
-    def __init__(self, recipe: Recipe, num_identities: int) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
         super().__init__()
         table = recipe.decoder
         self.mask_token = nn.Parameter(torch.zeros(table.width))
         self.embed_position = FourierPositions(recipe.position, table.width)
-        self.embed_channel = nn.Embedding(num_identities, table.width)
+        self.embed_channel = nn.Embedding(tokenizer.num_identities, table.width)
         self.embed_memory = nn.Linear(recipe.encoder.width, table.width)
         self.memory_position = FourierPositions(recipe.position, table.width)
         self.rotary = RotaryTime(recipe.position, table.head_width) if recipe.position.rotary else None
         self.blocks = nn.ModuleList(CrossBlock(table, table.width) for _ in range(table.depth))
         self.norm = nn.LayerNorm(table.width)
-        self.to_patch = nn.Linear(table.width, recipe.tokenizer.patch)
+        self.to_patch = nn.Linear(table.width, tokenizer.values)
 
     def forward(self, states: Tensor, seen: TokenSet, queries: TokenSet) -> Tensor:
         """states (B, n_seen, width) of ``seen`` -> patches (B, n_queries, P); only the places of ``queries`` are read."""
@@ -72,9 +73,9 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        identities = SignalPatches(recipe).num_identities
-        self.encoder = Encoder(recipe, identities)
-        self.decoder = Decoder(recipe, identities)
+        tokenizer = tokenizers.build(recipe)
+        self.encoder = Encoder(recipe, tokenizer)
+        self.decoder = Decoder(recipe, tokenizer)
         init_weights(self)
         nn.init.normal_(self.decoder.mask_token, std=0.02)
 

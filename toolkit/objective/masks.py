@@ -1,8 +1,9 @@
 """Mask sampling: a score per token, then exactly as many hidden tokens as asked.
 
-Constant counts keep every tensor dense. Three ways to hide, mixed within a batch by the recipe's odds:
+Constant counts keep every tensor dense. Four ways to hide, mixed within a batch by the recipe's odds:
 
-- spans: runs of time hidden in each group of channels on its own;
+- random: each token on its own;
+- spans: runs of time (the last axis of the tokens' grid) hidden in each group of channels on its own;
 - gaps: the same runs hidden in all channels, as when the whole device drops out;
 - groups: whole groups of channels.
 
@@ -12,6 +13,7 @@ combinations of two of them (III = II - I, aVR = -(I + II) / 2, ...), so one alo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from toolkit.model.tokens import TokenSet
 from toolkit.recipe import MaskTable
+
+RAGGED = 1e-12  # breaks ties between the rows of one time step at random
 
 
 @dataclass(frozen=True)
@@ -39,30 +43,36 @@ class MaskSampler:
 
     def __init__(self, table: MaskTable, identities: tuple[str, ...]) -> None:
         self.table = table
-        self.odds = torch.tensor([table.spans, table.gaps, table.groups])
-        self.group_of = torch.arange(len(identities))  # most are groups of their own
-        for group in table.groups_of_channels:
-            members = [identities.index(name) for name in group]
-            self.group_of[members] = min(members)
+        self.odds = torch.tensor([table.random, table.spans, table.gaps, table.groups])
+        self.group_of = torch.full((len(identities),), -1)  # most are groups of their own
+        for number, group in enumerate(table.groups_of_channels):
+            self.group_of[[identities.index(name) for name in group]] = number
 
     def sample(self, tokens: TokenSet, generator: torch.Generator) -> Mask:
-        """Split the tokens. Tokens that are not valid come last among the hidden ones."""
-        channels, steps = tokens.grid
-        size = tokens.channel.shape[0]
+        """Split the tokens. Tokens that are not valid come last among the hidden ones. The mask is on the CPU."""
+        channels, *rows_of, steps = tokens.grid
+        size, rows = tokens.channel.shape[0], math.prod(rows_of)
+        shape = (size, channels, rows, steps)
         way = torch.multinomial(self.odds, size, replacement=True, generator=generator)
-        first = first_of_group(self._groups(tokens.channel.view(size, channels, steps)[:, :, 0]))  # (B, C)
+        first = first_of_group(self._groups(tokens.channel.cpu().view(size, channels, -1)[:, :, 0]))  # (B, C)
         apart = self._runs(size, channels, steps, generator).gather(1, first[..., None].expand(-1, -1, steps))
         together = self._runs(size, 1, steps, generator).expand(-1, channels, -1)
         whole = _noise((size, channels), generator).argsort(1).gather(1, first)[..., None] + apart
         # Ties between groups (a gap that is cut off at the count) are broken at random, not by place.
         ties = 1e-9 * _noise((size, channels), generator).gather(1, first)[..., None]
-        score = torch.stack([apart, together, whole])[way, torch.arange(size)] + ties  # (B, C, T')
-        return split(score.flatten(1), tokens.valid, num_visible(channels * steps, self.table.ratio))
+        score = torch.stack([apart, together, whole])[(way - 1).clamp(min=0), torch.arange(size)] + ties  # (B, C, T')
+        each = _noise(shape, generator)
+        score = torch.where((way == 0)[:, None, None, None], each, score[:, :, None] + RAGGED * each)
+        return split(score.flatten(1), tokens.valid.cpu(), num_visible(channels * rows * steps, self.table.ratio))
 
     def _groups(self, identity: Tensor) -> Tensor:
-        """The group of each channel by its identity; an unknown channel is a group of its own."""
+        """The group of each channel (B, C) by its identity; a channel that no group names is a group of its own."""
+        own = -1 - torch.arange(identity.shape[1]).expand_as(identity)
+        if not len(self.group_of):
+            return own
         known = len(self.group_of)
-        return torch.where(identity < known, self.group_of[identity.clamp(max=known - 1)], identity)
+        named = torch.where(identity < known, self.group_of[identity.clamp(max=known - 1)], -1)
+        return torch.where(named >= 0, named, own)
 
     def _runs(self, size: int, rows: int, steps: int, generator: torch.Generator) -> Tensor:
         """Noise in [0, 1) that is constant over runs of random length: (B, rows, steps), jittered against ties in time."""

@@ -33,11 +33,10 @@ class MaskedReconstruction:
         self.masks = MaskSampler(recipe.mask, recipe.tokenizer.channels)
 
     def __call__(self, model: MaskedAutoencoder, tokens: TokenSet, step: int, device: torch.device) -> Scored:
-        """Score ``tokens`` (on the CPU) on ``device``; the mask is a pure function of seed and step."""
+        """Score ``tokens``, which lie on ``device``; the mask is a pure function of seed and step."""
         mask = self.masks.sample(tokens, step_generator(self.recipe.training.seed, step))
-        factor = visible_scale(tokens, mask.visible)
-        tokens, factor = tokens.to(device), factor.to(device)[..., None]
         visible, hidden = mask.visible.to(device), mask.hidden.to(device)
+        factor = visible_scale(tokens, visible)[..., None]
         predicted = model(replace(tokens, patches=tokens.patches / factor), visible, hidden) * gather(factor, hidden)
         target, counts = gather(tokens.patches, hidden), tokens.valid.gather(1, hidden)
         kind = self.recipe.loss.kind
@@ -54,12 +53,12 @@ def visible_scale(tokens: TokenSet, visible: Tensor) -> Tensor:
 
     The model sees and predicts in this unit, as it must when the hidden part is really missing: with the
     scale of the whole window, the amplitude of a hidden lead could be read off the visible ones. A group
-    with nothing visible keeps the window's scale.
+    with nothing visible keeps the window's scale, tokens of a fixed unit keep theirs.
     """
     seen = torch.zeros_like(tokens.valid).scatter(1, visible, True) & tokens.valid
     energy = tokens.patches.square().mean(-1)
     factor = torch.ones_like(energy)
-    for group in tokens.scale.unique().tolist():
+    for group in range(int(tokens.scale.max()) + 1):  # UNSCALED ones, below 0, stay as they are
         inside = tokens.scale == group
         counts = (seen & inside).sum(1, keepdim=True)
         rms = ((energy * (seen & inside)).sum(1, keepdim=True) / counts.clamp(min=1)).sqrt().clamp(min=LEAST_SCALE)

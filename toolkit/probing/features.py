@@ -9,22 +9,22 @@ import torch
 from numpy.typing import NDArray
 
 from readers.schema import ReadError, Recording
-from toolkit.corpus import windows
+from toolkit.corpus.framing import Framing
 from toolkit.corpus.inputs import Failure, Input, open_input
 from toolkit.embedding.encoder import Options, RecordingEncoder
 from toolkit.model import autoencoder
 from toolkit.model.autoencoder import MaskedAutoencoder
-from toolkit.probing.handcrafted import FEATURES, Context
+from toolkit.probing.handcrafted import FEATURES
 from toolkit.probing.rows import LabelledRows, rows_by_name
 from toolkit.progress import Progress
-from toolkit.recipe import DataTable, Recipe
+from toolkit.recipe import Recipe
 
 Matrix = NDArray[np.float32]
 PerRecording = Callable[[Recording, NDArray[np.float64]], Matrix]
 
 
 def embedded(model: MaskedAutoencoder, recipe: Recipe, options: Options, device: torch.device) -> PerRecording:
-    """Embeddings of a recording's intervals by this encoder: spans (n, 2) in s -> (n, D)."""
+    """Embeddings of a recording's intervals by this encoder: spans (n, 2) -> (n, D)."""
     return RecordingEncoder(model, recipe, options, device).intervals
 
 
@@ -33,25 +33,20 @@ def random_weights(recipe: Recipe, options: Options, device: torch.device) -> Pe
     return embedded(autoencoder.build(recipe), recipe, options, device)
 
 
-def handcrafted(data: DataTable, *, context: bool) -> PerRecording:
+def handcrafted(framing: Framing, context: float) -> PerRecording:
     """The domain's hand-crafted features of a recording's intervals, on the model's grid and channels.
 
-    With ``context`` each interval is described within a window of the model's length around it, as the
+    With ``context`` (seconds) each interval is described within a window of that length around it, as the
     encoder sees it.
     """
 
     def features(recording: Recording, spans: NDArray[np.float64]) -> Matrix:
-        compute = FEATURES[recording.domain]
-        channels = windows.channels_for(recording, data)
+        describe = FEATURES[recording.domain]
+        channels = framing.channels(recording)
         rows = []
-        for start_s, stop_s in spans:
-            first, last = round(start_s * data.rate_hz), round(stop_s * data.rate_hz)
-            around = max(0, round(data.window_s * data.rate_hz) - (last - first)) // 2 if context else 0
-            sample = recording.read(first - around, last + around, rate_hz=data.rate_hz, channels=channels)
-            inside = slice(around, around + last - first)
-            names = [c.canonical if c.kind != "ppg" else "PPG" for c in sample.channels]
-            wider = Context(sample.values, sample.valid, around, around + last - first) if context else None
-            rows.append(compute(sample.values[:, inside], sample.valid[:, inside], data.rate_hz, names, wider)[0])
+        for start, stop in spans:
+            margin = max(0.0, context - (stop - start)) / 2
+            rows.append(describe(framing.sample(recording, start, stop, channels, margin), margin)[0])
         return np.stack(rows)
 
     return features

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal, stats
 
+from readers.schema import Sample, SignalSample
 from toolkit.probing.beats import BEAT_NAMES, CONTEXT_NAMES, beat_features, context_features, find_beats
 
 Array = NDArray[np.float64]
+Described = tuple[NDArray[np.float32], tuple[str, ...]]
 
 BANDS_HZ = ((0.5, 1), (1, 2), (2, 4), (4, 8), (8, 15), (15, 30), (30, 45))
 RATE_BAND_HZ = (0.7, 4.0)  # 42 to 240 beats a minute
@@ -84,7 +86,18 @@ def cardiac_features(
     return vector.astype(np.float32), tuple(f"{over}_{name}" for over in ("mean", "max") for name in single)
 
 
-FEATURES: dict[str, Callable[..., tuple[NDArray[np.float32], tuple[str, ...]]]] = {"cardiac": cardiac_features}
+def describe_cardiac(sample: Sample, margin: float) -> Described:
+    """:func:`cardiac_features` of a sample with ``margin`` seconds of context on either side."""
+    assert isinstance(sample, SignalSample)
+    around, length = round(margin * sample.rate_hz), sample.values.shape[1]
+    inside = slice(around, length - around)
+    names = [c.canonical if c.kind != "ppg" else "PPG" for c in sample.channels]
+    wider = Context(sample.values, sample.valid, inside.start, inside.stop) if around else None
+    return cardiac_features(sample.values[:, inside], sample.valid[:, inside], sample.rate_hz, names, wider)
+
+
+# By domain: a sample (signals with so many seconds of context on either side) to features and their names.
+FEATURES: dict[str, Callable[[Sample, float], Described]] = {"cardiac": describe_cardiac}
 
 
 def _usable(values: NDArray, valid: NDArray, names: Sequence[str]) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from readers.schema import ReadError
 from toolkit import recipe as recipes
+from toolkit.corpus import framing
 from toolkit.corpus.inputs import Input, Inputs
 from toolkit.corpus.labels import Labels
 from toolkit.embedding.encoder import Options
@@ -82,10 +83,12 @@ def from_data(
     gathered: Inputs, loaded: LoadedModel, labels: Labels, options: Options, device: torch.device, *, baselines: bool
 ) -> Material:
     """Recordings and a model: each labelled interval is embedded within a window of the model's length."""
-    rows = from_recordings(gathered.items, labels, options.window_s, loaded.recipe.data)
+    rows = from_recordings(gathered.items, labels, options.window, framing.build(loaded.recipe))
     makers = {loaded.recipe.name: features.embedded(loaded.model, loaded.recipe, options, device)}
     if baselines:
-        short = bool((rows.stop - rows.start).max() < loaded.recipe.data.window_s / 2)
+        # An interval as short as one beat has no rhythm of its own: it is described within the window around it.
+        seconds = loaded.recipe.data.axes == "signal"
+        short = seconds and bool((rows.stop - rows.start).max() < loaded.recipe.data.window / 2)
         makers |= _baselines(loaded.recipe, options, device, context=short)
     facts = {
         "model": str(loaded.path),
@@ -100,7 +103,7 @@ def from_data(
 def _baselines(recipe: Recipe, options: Options, device: torch.device, *, context: bool) -> dict[str, PerRecording]:
     makers: dict[str, PerRecording] = {}
     if set(recipe.domains) <= set(FEATURES):
-        makers["handcrafted"] = features.handcrafted(recipe.data, context=context)
+        makers["handcrafted"] = features.handcrafted(framing.build(recipe), recipe.data.window if context else 0.0)
     makers["random-init"] = features.random_weights(recipe, options, device)
     return makers
 

@@ -11,19 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from readers.schema import ReadError
-from toolkit.corpus import windows
+from toolkit.corpus.framing import Framing
 from toolkit.corpus.inputs import Failure, Input, open_input, subject_of
 from toolkit.corpus.labels import Labels, PathMatcher, match_windows
 from toolkit.embedding.read import EmbeddingTable
 from toolkit.errors import UsageError
-from toolkit.recipe import DataTable
 
 NAMED = 3  # offenders named in a message
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """N labelled intervals: ``path`` of the recording, ``start`` and ``stop`` in seconds, ``label_row`` in the label table.
+    """N labelled intervals: ``path`` of the recording, ``start``, ``stop`` in its unit, ``label_row`` in the label table.
 
     ``subject`` where the recording or the embedding says it. ``source`` is the row of the embedding table, when there is one.
     """
@@ -81,7 +80,7 @@ def join_table(table: EmbeddingTable, labels: Labels, min_overlap: float) -> Lab
     )
 
 
-def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, data: DataTable) -> LabelledRows:
+def from_recordings(items: Sequence[Input], labels: Labels, window: float, framing: Framing) -> LabelledRows:
     """Each label row is a row of its own: its interval, or every window of its recording where it names none.
 
     Raises UsageError when nothing matches.
@@ -94,15 +93,16 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, dat
     for path, mine in rows_by_name(found).items():
         try:
             recording = open_input(by_path[path])
-            windows.channels_for(recording, data)
+            framing.channels(recording)
+            whole = [framing.interval(recording, w) for w in framing.plan(recording, window, window)]
         except ReadError as problem:
             failures.append(Failure(path, str(problem)))
             continue
-        subject, duration = subject_of(by_path[path], recording), recording.axes.duration_s or 0.0
+        subject, end = subject_of(by_path[path], recording), framing.end(recording)
         for index in mine.tolist():
             start, stop = labels.rows["start"].iloc[index], labels.rows["stop"].iloc[index]
-            spans = [(start, stop)] if np.isfinite(start) else _windows(duration, window_s)
-            rows += [(path, a, b, index, subject) for a, b in spans if a < duration]
+            spans = [(start, stop)] if np.isfinite(start) else whole
+            rows += [(path, a, b, index, subject) for a, b in spans if a < end]
     warnings = _unmatched(labels, found)
     if not rows:
         if failures:
@@ -113,11 +113,6 @@ def from_recordings(items: Sequence[Input], labels: Labels, window_s: float, dat
     return LabelledRows(
         list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings, failures
     )
-
-
-def _windows(duration: float, window_s: float) -> list[tuple[float, float]]:
-    starts = [0.0, *np.arange(window_s, duration - window_s / 2, window_s)]
-    return [(float(s), float(min(s + window_s, duration))) for s in starts]
 
 
 def _unmatched(labels: Labels, found: Sequence[str | None]) -> list[str]:

@@ -7,17 +7,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.schema import Recording
+from readers.schema import SignalLike
 from toolkit.restoration.repair import Repaired
-from toolkit.restoration.spans import native_length
 
 
-def linear(recording: Recording, one: Repaired) -> NDArray[np.float64]:
+def linear(recording: SignalLike, one: Repaired) -> NDArray[np.float64]:
     """A straight line between the visible samples beside the span; held at an end of the recording.
 
     A wholly hidden channel has no such samples and is left at its level.
     """
-    span, last = one.span, native_length(recording, one.span.channel)
+    span, last = one.span, recording.stored(one.span.channel)
     ends = [i for i in (span.start - 1, span.stop) if 0 <= i < last]
     rate = recording.channels[span.channel].rate_hz
     values = [recording.read(i, i + 1, rate_hz=rate, channels=[span.channel]) for i in ends]
@@ -27,12 +26,12 @@ def linear(recording: Recording, one: Repaired) -> NDArray[np.float64]:
     return np.interp(np.arange(span.start, span.stop), [i for i, _ in known], [v for _, v in known])
 
 
-def flat(recording: Recording, one: Repaired) -> NDArray[np.float64]:
+def flat(recording: SignalLike, one: Repaired) -> NDArray[np.float64]:
     """The channel's visible mean: the damage left as it is, a lead that is off."""
     return np.full(one.span.stop - one.span.start, one.level)
 
 
-BASELINES: dict[str, Callable[[Recording, Repaired], NDArray[np.float64]]] = {
+BASELINES: dict[str, Callable[[SignalLike, Repaired], NDArray[np.float64]]] = {
     "linear interpolation": linear,
     "identity": flat,
 }

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from readers.schema import Recording
+from readers.schema import SignalLike
 from toolkit.errors import UsageError, did_you_mean
-from toolkit.restoration.spans import Span, clip, merge, native_length
+from toolkit.restoration.spans import Span, clip, merge
 
 SHORTEST_S, LONGEST_S = 0.3, 5.0  # block lengths, log-uniform: from less than a beat to several
 APART_S = 0.5  # visible time kept between blocks
@@ -35,7 +35,7 @@ def parse(text: str) -> list[tuple[str, float]]:
     return parsed
 
 
-def make(recording: Recording, channels: Sequence[int], damage: Sequence[tuple[str, float]], seed: int) -> list[Span]:
+def make(recording: SignalLike, channels: Sequence[int], damage: Sequence[tuple[str, float]], seed: int) -> list[Span]:
     """The spans that damage hides; the same seed and recording length give the same spans."""
     spans: list[Span] = []
     for index, (kind, severity) in enumerate(damage):
@@ -44,7 +44,7 @@ def make(recording: Recording, channels: Sequence[int], damage: Sequence[tuple[s
     return merge(spans)
 
 
-def blocks(recording: Recording, channels: Sequence[int], severity: float, rng: np.random.Generator) -> list[Span]:
+def blocks(recording: SignalLike, channels: Sequence[int], severity: float, rng: np.random.Generator) -> list[Span]:
     """Blocks that cover a share ``severity`` of the time, half of them in all channels, half in one.
 
     Lengths are log-uniform from 0.3 to 5 s.
@@ -66,14 +66,14 @@ def blocks(recording: Recording, channels: Sequence[int], severity: float, rng: 
     return spans
 
 
-def lost_channels(recording: Recording, channels: Sequence[int], severity: float, rng: np.random.Generator) -> list[Span]:
+def lost_channels(recording: SignalLike, channels: Sequence[int], severity: float, rng: np.random.Generator) -> list[Span]:
     """Whole channels, a share ``severity`` of them, at least one; one channel always stays where there are two."""
     count = min(max(1, round(severity * len(channels))), max(1, len(channels) - 1)) if severity > 0 else 0
     chosen = rng.choice(np.asarray(channels), size=count, replace=False)
-    return [Span(int(c), 0, native_length(recording, int(c)), "channel") for c in sorted(chosen)]
+    return [Span(int(c), 0, recording.stored(int(c)), "channel") for c in sorted(chosen)]
 
 
-KINDS: dict[str, Callable[[Recording, Sequence[int], float, np.random.Generator], list[Span]]] = {
+KINDS: dict[str, Callable[[SignalLike, Sequence[int], float, np.random.Generator], list[Span]]] = {
     "block": blocks,
     "channel": lost_channels,
 }

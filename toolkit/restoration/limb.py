@@ -11,8 +11,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.schema import Recording
-from toolkit.restoration.spans import Span, native_length
+from readers.schema import SignalLike
+from toolkit.restoration.spans import Span
 
 # Each lead as (weight of I, weight of II).
 LIMB = {"I": (1.0, 0.0), "II": (0.0, 1.0), "III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
@@ -20,7 +20,7 @@ HOLDS_NMSE = 0.02  # the identity is used where it explains visible samples of t
 CHECK_S = 10.0
 
 
-def derive(recording: Recording, span: Span, hidden: Sequence[Span]) -> NDArray[np.float64] | None:
+def derive(recording: SignalLike, span: Span, hidden: Sequence[Span]) -> NDArray[np.float64] | None:
     """The span computed from two other limb leads, or None where the identity does not apply.
 
     It applies when the channel is a limb lead, two others of the same rate and unit are visible over the
@@ -47,7 +47,7 @@ def derive(recording: Recording, span: Span, hidden: Sequence[Span]) -> NDArray[
 
 
 def _combine(
-    recording: Recording, pair: Sequence[int], weights: NDArray[np.float64], start: int, stop: int, hidden: Sequence[Span]
+    recording: SignalLike, pair: Sequence[int], weights: NDArray[np.float64], start: int, stop: int, hidden: Sequence[Span]
 ) -> NDArray[np.float64] | None:
     """The weighted sum over start..stop, or None where a helper is not visible throughout."""
     if any(s.channel in pair and s.start < stop and s.stop > start for s in hidden):
@@ -56,12 +56,12 @@ def _combine(
     return weights @ sample.values.astype(np.float64) if sample.valid.all() else None
 
 
-def _holds(recording: Recording, span: Span, pair: Sequence[int], weights: NDArray[np.float64], hidden: Sequence[Span]) -> bool:
+def _holds(recording: SignalLike, span: Span, pair: Sequence[int], weights: NDArray[np.float64], hidden: Sequence[Span]) -> bool:
     """Whether visible samples beside the span obey the identity; True where the whole lead is hidden."""
     reach = round(CHECK_S * (recording.channels[span.channel].rate_hz or 1.0))
     mine = [s for s in hidden if s.channel == span.channel]
     for start, stop in ((span.start - reach, span.start), (span.stop, span.stop + reach)):
-        start, stop = max(0, start), min(native_length(recording, span.channel), stop)
+        start, stop = max(0, start), min(recording.stored(span.channel), stop)
         if stop - start < 2 or any(s.start < stop and s.stop > start for s in mine):
             continue
         made = _combine(recording, pair, weights, start, stop, hidden)

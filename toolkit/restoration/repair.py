@@ -8,21 +8,24 @@ channel's own grid and joined to the visible samples without a step.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-from readers.schema import FloatArray, Patch, Recording, Sample, Window
+from readers.schema import FloatArray, Recording, SignalLike, SignalSample, Window
 from toolkit.corpus import windows
 from toolkit.corpus.batches import collate
+from toolkit.corpus.scaled import Scaled
+from toolkit.model import tokenizers
 from toolkit.model.folder import LoadedModel
-from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model.tokenizers import SignalPatches
 from toolkit.objective.masks import split
+from toolkit.recipe import SignalData
 from toolkit.restoration import limb
-from toolkit.restoration.spans import Span, native_length, seconds
+from toolkit.restoration.spans import Span, seconds
 
 Float64 = NDArray[np.float64]
 EDGE_S = 0.04  # visible time beside a span on which the prediction is joined to the signal
@@ -45,13 +48,18 @@ class Repairer:
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
         self.model = loaded.model.to(device).eval()
-        self.recipe, self.device = loaded.recipe, device
-        self.tokenizer = SignalPatches(loaded.recipe)
-        self.rate = loaded.recipe.data.rate_hz
+        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
+        assert isinstance(tokenizer, SignalPatches) and isinstance(data, SignalData)
+        self.tokenizer, self.data, self.device = tokenizer, data, device
+        self.rate, self.samples = data.rate_hz, round(data.rate_hz * data.window_s)
 
-    def repair(self, recording: Recording, spans: Sequence[Span]) -> Iterator[Repaired]:
+    def channels(self, recording: Recording) -> list[int]:
+        """Channels of the kinds that the model was trained on. Raises ReadError when there are none."""
+        return windows.channels_for(recording, self.data)
+
+    def repair(self, recording: SignalLike, spans: Sequence[Span]) -> Iterator[Repaired]:
         """Repair merged spans of channels the model reads, region by region. Raises ReadError."""
-        channels = windows.channels_for(recording, self.recipe.data)
+        channels = self.channels(recording)
         levels = visible_levels(recording, spans)
         for region in regions(recording, spans):
             predicted = self._predict(recording, channels, region, levels)
@@ -62,7 +70,7 @@ class Repairer:
                 yield Repaired(span, made, method, levels[span.channel])
 
     def _predict(
-        self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float]
+        self, recording: SignalLike, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float]
     ) -> dict[int, tuple[Float64, Float64]]:
         """Predictions around the region for each of its channels: times in s and physical values, on the model's grid."""
         low, high = _bounds(recording, region)
@@ -72,7 +80,7 @@ class Repairer:
         weight = np.zeros(last - first)
         for window in self._windows(first, last):
             values = self._window(recording, channels, region, levels, window)
-            fade = np.minimum(np.arange(1, self.recipe.window_samples + 1), np.arange(self.recipe.window_samples, 0, -1))
+            fade = np.minimum(np.arange(1, self.samples + 1), np.arange(self.samples, 0, -1))
             a, b = max(first, window.start), min(last, window.stop)
             total[:, a - first : b - first] += (values * fade)[:, a - window.start : b - window.start]
             weight[a - first : b - first] += fade[a - window.start : b - window.start]
@@ -81,7 +89,7 @@ class Repairer:
 
     def _windows(self, first: int, last: int) -> list[Window]:
         """Windows over first..last: one around a short region, half overlapping ones over a long one."""
-        size = self.recipe.window_samples
+        size = self.samples
         if last - first <= size // 2:
             start = (first + last - size) // 2
             return [Window(start, start + size)]
@@ -90,16 +98,15 @@ class Repairer:
 
     @torch.inference_mode()
     def _window(
-        self, recording: Recording, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float], window: Window
+        self, recording: SignalLike, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float], window: Window
     ) -> Float64:
         """One window with the region hidden: the model's prediction of every patch that is not visible, (C, T) physical."""
         sample = recording.read(window.start, window.stop, rate_hz=self.rate, channels=channels)
         sample = hide(sample, recording, channels, region)
-        scaling = windows.fit_scaling(sample, self.recipe.data.scaling)
+        scaling = windows.fit_scaling(sample, self.data.scaling)
         unseen = ~sample.valid.any(axis=1)
         scaling.offset[unseen] = np.array([levels.get(c, 0.0) for c in channels])[unseen]
-        values = np.where(sample.valid, scaling.apply(sample.values), np.float32(0))
-        scaled = windows.Scaled(values, sample.valid, sample.channels, scaling, sample.window)
+        scaled = Scaled.of(sample.values, sample.valid, sample.channels, scaling, window)
         tokens = self.tokenizer.tokenize(collate([scaled]))
         seen = max(1, int(tokens.valid.sum()))
         mask = split(torch.zeros(tokens.valid.shape), tokens.valid, seen)
@@ -111,7 +118,7 @@ class Repairer:
         restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
         return scaling.invert(restored)
 
-    def _join(self, recording: Recording, span: Span, region: Sequence[Span], times: Float64, predicted: Float64) -> Float64:
+    def _join(self, recording: SignalLike, span: Span, region: Sequence[Span], times: Float64, predicted: Float64) -> Float64:
         """The prediction at the span's own samples, corrected so that it meets the visible signal at both edges."""
         rate = recording.channels[span.channel].rate_hz or self.rate
         curve = CubicSpline(times, predicted)
@@ -122,12 +129,12 @@ class Repairer:
         return curve(inside) + correction
 
     def _residual(
-        self, recording: Recording, span: Span, region: Sequence[Span], curve: CubicSpline, rate: float, side: str
+        self, recording: SignalLike, span: Span, region: Sequence[Span], curve: CubicSpline, rate: float, side: str
     ) -> float:
         """Mean of signal minus prediction over the visible samples beside an edge; 0 where there are none."""
         width = max(1, round(EDGE_S * rate))
         first = span.start - width if side == "before" else span.stop
-        first, last = max(0, first), min(native_length(recording, span.channel), first + width)
+        first, last = max(0, first), min(recording.stored(span.channel), first + width)
         if last <= first:
             return 0.0
         sample = recording.read(first, last, rate_hz=rate, channels=[span.channel])
@@ -139,7 +146,7 @@ class Repairer:
         return float((sample.values[0][valid] - curve(np.arange(first, last)[valid] / rate)).mean())
 
 
-def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
+def regions(recording: SignalLike, spans: Sequence[Span]) -> list[list[Span]]:
     """Spans that lie within a second of one another, in order of time."""
 
     grouped: list[list[Span]] = []
@@ -154,12 +161,12 @@ def regions(recording: Recording, spans: Sequence[Span]) -> list[list[Span]]:
     return grouped
 
 
-def _bounds(recording: Recording, region: Sequence[Span]) -> tuple[float, float]:
+def _bounds(recording: SignalLike, region: Sequence[Span]) -> tuple[float, float]:
     starts, stops = zip(*(seconds(recording, s) for s in region), strict=True)
     return min(starts), max(stops)
 
 
-def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: Sequence[Span]) -> Sample:
+def hide(sample: SignalSample, recording: SignalLike, channels: Sequence[int], region: Sequence[Span]) -> SignalSample:
     """The sample with the region's samples not valid, and those beside it that the resampling filter mixed with them."""
     valid = sample.valid.copy()
     for span in region:
@@ -167,18 +174,16 @@ def hide(sample: Sample, recording: Recording, channels: Sequence[int], region: 
         margin = 0.0 if rate == sample.rate_hz else EDGE_S * max(1.0, 250.0 / min(rate, sample.rate_hz))
         low, high = span.start / rate - margin, (span.stop - 1) / rate + margin
         valid[channels.index(span.channel), (sample.time_s >= low - 1e-9) & (sample.time_s <= high + 1e-9)] = False
-    return Sample(
-        np.where(valid, sample.values, np.float32(0)), valid, sample.time_s, sample.rate_hz, sample.channels, sample.window
-    )
+    return replace(sample, values=np.where(valid, sample.values, np.float32(0)), valid=valid)
 
 
-def visible_levels(recording: Recording, spans: Sequence[Span]) -> dict[int, float]:
+def visible_levels(recording: SignalLike, spans: Sequence[Span]) -> dict[int, float]:
     """Mean of each damaged channel over up to a minute of visible samples around its first span; 0 where all is hidden."""
     levels: dict[int, float] = {}
     for channel in {s.channel for s in spans}:
         rate = recording.channels[channel].rate_hz or 1.0
         mine = [s for s in spans if s.channel == channel]
-        length, reach = native_length(recording, channel), round(60 * rate)
+        length, reach = recording.stored(channel), round(60 * rate)
         first = max(0, min(mine[0].start - reach // 2, length - reach))
         sample = recording.read(first, min(length, first + reach), rate_hz=rate, channels=[channel])
         visible = sample.valid[0].copy()
@@ -186,8 +191,3 @@ def visible_levels(recording: Recording, spans: Sequence[Span]) -> dict[int, flo
             visible[max(0, span.start - first) : max(0, span.stop - first)] = False
         levels[channel] = float(sample.values[0][visible].mean()) if visible.any() else 0.0
     return levels
-
-
-def as_patches(repaired: Sequence[Repaired]) -> list[Patch]:
-    """What the writer takes."""
-    return [Patch(r.span.channel, np.arange(r.span.start, r.span.stop), r.values) for r in repaired]

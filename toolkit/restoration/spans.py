@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from readers.schema import Recording
+from readers.schema import SignalLike
 from toolkit.errors import UsageError, did_you_mean
 
 FLAT_S = 1.0  # a stored value that does not move for this long is a lead that is off
@@ -27,24 +27,18 @@ class Span:
     why: str = "asked"
 
 
-def native_length(recording: Recording, channel: int) -> int:
-    """Samples of a channel on its own grid."""
-    rate, duration = recording.channels[channel].rate_hz, recording.axes.duration_s
-    return round((rate or 0.0) * (duration or 0.0))
-
-
-def rate_of(recording: Recording, span: Span) -> float:
+def rate_of(recording: SignalLike, span: Span) -> float:
     """Rate of the span's channel in Hz."""
     return recording.channels[span.channel].rate_hz or 1.0
 
 
-def seconds(recording: Recording, span: Span) -> tuple[float, float]:
+def seconds(recording: SignalLike, span: Span) -> tuple[float, float]:
     """Start and stop of a span in seconds."""
     rate = rate_of(recording, span)
     return span.start / rate, span.stop / rate
 
 
-def whole_channels(recording: Recording, names: Sequence[str]) -> list[Span]:
+def whole_channels(recording: SignalLike, names: Sequence[str]) -> list[Span]:
     """The whole of each named channel (as in the file, or canonical). Raises UsageError for an unknown name."""
     spans = []
     for name in names:
@@ -52,11 +46,11 @@ def whole_channels(recording: Recording, names: Sequence[str]) -> list[Span]:
         if not found:
             known = [c.name for c in recording.channels]
             raise UsageError(f"'{recording.path.name}' has no channel '{name}'. {did_you_mean(name, known)}")
-        spans += [Span(i, 0, native_length(recording, i), "asked") for i in found]
+        spans += [Span(i, 0, recording.stored(i), "asked") for i in found]
     return spans
 
 
-def from_table(table: pd.DataFrame, recording: Recording, channels: Sequence[int]) -> list[Span]:
+def from_table(table: pd.DataFrame, recording: SignalLike, channels: Sequence[int]) -> list[Span]:
     """Rows with start, stop in seconds and an optional channel; without one, all of ``channels``. Raises UsageError."""
     spans = []
     for row in table.to_dict("records"):
@@ -66,10 +60,10 @@ def from_table(table: pd.DataFrame, recording: Recording, channels: Sequence[int
     return [s for s in spans if s.stop > s.start]
 
 
-def clip(recording: Recording, channel: int, start_s: float, stop_s: float, why: str) -> Span:
+def clip(recording: SignalLike, channel: int, start_s: float, stop_s: float, why: str) -> Span:
     """Seconds to a span inside the recording."""
     rate = recording.channels[channel].rate_hz or 0.0
-    length = native_length(recording, channel)
+    length = recording.stored(channel)
     return Span(channel, min(max(round(start_s * rate), 0), length), min(max(round(stop_s * rate), 0), length), why)
 
 
@@ -96,14 +90,14 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def detect(recording: Recording, channels: Sequence[int]) -> list[Span]:
+def detect(recording: SignalLike, channels: Sequence[int]) -> list[Span]:
     """Samples the file marks invalid, and flat lines of a second or longer. Reads the recording in blocks."""
     return [span for channel in channels for span in merge(_detect_channel(recording, channel))]
 
 
-def _detect_channel(recording: Recording, channel: int) -> Iterator[Span]:
+def _detect_channel(recording: SignalLike, channel: int) -> Iterator[Span]:
     rate = recording.channels[channel].rate_hz or 0.0
-    length, block, flat = native_length(recording, channel), round(BLOCK_S * rate), round(FLAT_S * rate)
+    length, block, flat = recording.stored(channel), round(BLOCK_S * rate), round(FLAT_S * rate)
     for first in range(0, length, block):
         # Blocks overlap by the shortest flat run, so that one across a border is still seen.
         sample = recording.read(first, min(length, first + block + flat), rate_hz=rate, channels=[channel])

@@ -17,9 +17,9 @@ from toolkit import recipe as recipes
 from toolkit.corpus.batches import Batch, BatchSampler, Prefetcher
 from toolkit.errors import ToolkitError
 from toolkit.interrupts import StopSignals
+from toolkit.model import tokenizers
 from toolkit.model.autoencoder import MaskedAutoencoder
 from toolkit.model.folder import WEIGHTS, save_weights
-from toolkit.model.tokenizers.signal import SignalPatches
 from toolkit.objective.reconstruction import MaskedReconstruction, Scored
 from toolkit.progress import Progress
 from toolkit.recipe import Recipe
@@ -63,7 +63,7 @@ class Trainer:
         self.device, self.bf16, self.workers = device, bf16, workers
         self.optimizer = optimizer.build(self.model, recipe)
         self.objective = MaskedReconstruction(recipe)
-        self.tokenizer = SignalPatches(recipe)
+        self.tokenizer = tokenizers.build(recipe)
         self.position = Position(0, recipes.fingerprint(recipe), inputs)
 
     def resume(self) -> int:
@@ -109,7 +109,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = optimizer.learning_rate(self.recipe, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            scored = self.objective(self.model, self.tokenizer.tokenize(batch), step, self.device)
+            scored = self.objective(self.model, self.tokenizer.tokenize(batch, self.device), step, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         scored.loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm))

@@ -1,1 +1,27 @@
-"""One file a kind of token. A tokenizer turns a batch into a token set, and back."""
+"""Samples to tokens and back: one file a kind of token, the only part of a model that knows what it looks at."""
+
+from __future__ import annotations
+
+from toolkit.model.tokenizers.base import Tokenizer
+from toolkit.model.tokenizers.points import PointGroups
+from toolkit.model.tokenizers.signal import SignalPatches
+from toolkit.model.tokenizers.spectrogram import SpectrogramPatches
+from toolkit.model.tokenizers.volume import VolumePatches
+from toolkit.recipe import PointTokens, Recipe, SignalData, SignalTokens, SpectrogramTokens, VolumeData
+
+__all__ = ["PointGroups", "SignalPatches", "SpectrogramPatches", "Tokenizer", "VolumePatches", "build"]
+
+
+def build(recipe: Recipe) -> Tokenizer:
+    """The tokenizer that a recipe's tokenizer table asks for."""
+    data, table = recipe.data, recipe.tokenizer
+    if isinstance(table, PointTokens):
+        return PointGroups(table)
+    if isinstance(data, VolumeData):
+        assert table.kind == "volume"
+        return VolumePatches(table, data.spacing_mm)
+    assert isinstance(data, SignalData)
+    if isinstance(table, SpectrogramTokens):
+        return SpectrogramPatches(table, data.rate_hz)
+    assert isinstance(table, SignalTokens)
+    return SignalPatches(table, data)

@@ -1,0 +1,214 @@
+"""Windows of volumes: cubes over the head, in mm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from readers.schema import Box, ReadError, Recording, VolumeLike, VolumeSample
+from toolkit.corpus import windows
+from toolkit.corpus.framing.base import Framing, Piece
+from toolkit.corpus.scaled import Extent, Scaled, Scaling
+from toolkit.recipe import VolumeData
+
+SPARE = 1.1  # a head that is larger than a window by less than this share is still shown by one
+LEAST = 0.02  # planes with less than this share of the fullest plane's bright voxels lie outside the head
+
+Affine = NDArray[np.float64]
+
+
+class VolumeFraming(Framing):
+    """Cubes of ``window_mm`` at ``spacing_mm``, whose sides are multiples of ``step`` voxels."""
+
+    unit = "voxel"
+    scale = "mm"
+
+    def __init__(self, data: VolumeData, step: int) -> None:
+        self.data, self.step, self.spacing = data, step, data.spacing_mm
+        self.side = self._voxels(data.window_mm)
+        self._heads: dict[object, Box] = {}
+        self._lock = Lock()
+
+    def _voxels(self, mm: float) -> int:
+        return max(1, round(mm / self.spacing / self.step)) * self.step
+
+    def channels(self, recording: Recording) -> list[int]:
+        """Contrasts of the recipe's kinds."""
+        chosen = windows.channels_for(recording, self.data)
+        if not isinstance(recording, VolumeLike):
+            raise ReadError(f"'{recording.path.name}' holds no volume")
+        return chosen
+
+    def length(self, recording: Recording) -> int:
+        """Volumes count alike."""
+        return 1
+
+    def weight(self, length: int) -> int:
+        """Volumes count alike."""
+        return 1
+
+    def count(self, length: int) -> int:
+        """One window a volume."""
+        return 1
+
+    def layout(self, channels: Sequence[int]) -> int:
+        """Contrasts after the choice."""
+        return min(len(channels), self.data.most_channels)
+
+    def choose(self, channels: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """At most ``most_channels`` contrasts at random."""
+        return np.sort(rng.choice(channels, size=self.layout(channels), replace=False)).tolist()
+
+    def head(self, recording: VolumeLike) -> Box:
+        """The box of the bright voxels of the first contrast the model reads, on the model's grid; kept for each recording."""
+        key = (recording.path, recording.files)
+        with self._lock:
+            known = self._heads.get(key)
+        if known is None:
+            shape, _ = recording.grid(self.spacing)
+            sample = recording.read(Box((0, 0, 0), shape), spacing_mm=self.spacing, channels=self.channels(recording)[:1])
+            known = bright_box(sample.values[0], sample.valid[0])
+            with self._lock:
+                self._heads[key] = known
+        return known
+
+    def draw(self, recording: Recording, length: int, rng: np.random.Generator) -> Box:
+        """A cube that holds the head where it can, else a cube inside it."""
+        assert isinstance(recording, VolumeLike)
+        head = self.head(recording)
+        sides = [(low, high - self.side) for low, high in zip(head.start, head.stop, strict=True)]
+        x, y, z = (int(rng.integers(min(side), max(side) + 1)) for side in sides)
+        return self._cube((x, y, z), self.side)
+
+    def _cube(self, start: tuple[int, int, int], side: int) -> Box:
+        x, y, z = start
+        return Box(start, (x + side, y + side, z + side))
+
+    def load(
+        self, recording: Recording, window: Extent, channels: Sequence[int], rng: np.random.Generator | None = None
+    ) -> Scaled:
+        """Brought to the model's spacing, each contrast scaled by its bright voxels."""
+        assert isinstance(recording, VolumeLike) and isinstance(window, Box)
+        sample = recording.read(window, spacing_mm=self.spacing, channels=channels)
+        return Scaled.of(sample.values, sample.valid, sample.channels, fit_scaling(sample.values, sample.valid), window)
+
+    def plan(self, recording: Recording, window: float, stride: float) -> list[Extent]:
+        """One cube centred on the head, or as many as cover it in steps of at most ``stride``."""
+        assert isinstance(recording, VolumeLike)
+        side, step, head = self._voxels(window), max(1, round(stride / self.spacing)), self.head(recording)
+        x, y, z = (_starts(low, high, side, step) for low, high in zip(head.start, head.stop, strict=True))
+        return [self._cube(start, side) for start in product(x, y, z)]
+
+    def interval(self, recording: Recording, window: Extent) -> tuple[float, float]:
+        """First voxel, and one past the last, of the window's box in the stored array of the first contrast."""
+        assert isinstance(recording, VolumeLike) and isinstance(window, Box)
+        low, high = self._stored(recording, window)
+        shape = recording.shape_of(0)
+        return float(np.ravel_multi_index(tuple(low), shape)), float(np.ravel_multi_index(tuple(high - 1), shape)) + 1
+
+    def _stored(self, recording: VolumeLike, window: Box) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The window in stored voxels, clipped to the file, at least one voxel."""
+        shape = np.array(recording.shape_of(0))
+        corners = _corners(window, np.linalg.inv(recording.affine_of(0)) @ recording.grid(self.spacing)[1])
+        low = np.clip(np.floor(corners.min(axis=0) + 0.5 + 1e-6), 0, shape - 1).astype(np.int64)
+        high = np.clip(np.ceil(corners.max(axis=0) + 0.5 - 1e-6), low + 1, shape).astype(np.int64)
+        return low, high
+
+    def end(self, recording: Recording) -> float:
+        """Voxels of the first contrast."""
+        return float(recording.stored(0))
+
+    def around(self, recording: Recording, start: float, stop: float, window: float) -> list[Piece]:
+        """The planned window of that interval; for any other box of stored voxels, one centred on it or as many as cover it."""
+        assert isinstance(recording, VolumeLike)
+        planned = self.plan(recording, window, window)
+        same = [w for w in planned if self.interval(recording, w) == (start, stop)]
+        return [Piece(w, 0.0, np.inf) for w in same or self._covering(recording, start, stop, window)]
+
+    def _covering(self, recording: VolumeLike, start: float, stop: float, window: float) -> list[Extent]:
+        shape = recording.shape_of(0)
+        low = np.array(np.unravel_index(int(start), shape))
+        high = np.array(np.unravel_index(min(int(stop), math.prod(shape)) - 1, shape)) + 1
+        box = Box(tuple(low.tolist()), tuple(high.tolist()))
+        corners = _corners(box, np.linalg.inv(recording.grid(self.spacing)[1]) @ recording.affine_of(0))
+        side = self._voxels(window)
+        spans = zip(np.rint(corners.min(axis=0) + 0.5), np.rint(corners.max(axis=0) + 0.5), strict=True)
+        x, y, z = (_starts(int(a), int(b), side, side) for a, b in spans)
+        return [self._cube(corner, side) for corner in product(x, y, z)]
+
+    def sample(
+        self, recording: Recording, start: float, stop: float, channels: Sequence[int], margin: float = 0.0
+    ) -> VolumeSample:
+        """The window around an interval (the first, where it takes several)."""
+        assert isinstance(recording, VolumeLike)
+        box = self.around(recording, start, stop, self.data.window_mm)[0].window
+        assert isinstance(box, Box)
+        return recording.read(box, spacing_mm=self.spacing, channels=channels)
+
+    def mismatches(self, recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
+        """Detail that the model's spacing loses or the file lacks, unknown and unused contrasts."""
+        spacing = recording.axes.spacing_mm or (self.spacing,)
+        found = windows.unseen(recording, known, chosen)
+        if min(spacing) < self.spacing * 0.999:
+            found.append(f"voxels of {min(spacing):g} mm, the model reads {self.spacing:g} mm: finer detail is not seen")
+        if max(spacing) > self.spacing * 1.001:
+            found.append(f"voxels of {max(spacing):g} mm, the model reads {self.spacing:g} mm: the file holds no finer detail")
+        return found
+
+    def token_intervals(
+        self, recording: Recording, window: Extent, coords: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Stored voxels of each token's cube."""
+        assert isinstance(window, Box)
+        corner = np.array(window.start) + np.array(window.shape) / 2 + coords[:, :3] / self.spacing - self.step / 2
+        cubes = [self._cube(tuple(c), self.step) for c in np.rint(corner).astype(int).tolist()]
+        found = np.array([self.interval(recording, cube) for cube in cubes]).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+
+def bright_box(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Box:
+    """The box of the planes that hold bright voxels (above the mean of all), (X, Y, Z); everything where there are none."""
+    known = values[valid]
+    bright = valid & (values > known.mean(dtype=np.float64)) if known.size else valid
+    if not bright.any():
+        return Box((0, 0, 0), values.shape)
+    spans = []
+    for axis in range(3):
+        profile = bright.sum(axis=tuple({0, 1, 2} - {axis}))
+        places = np.flatnonzero(profile > LEAST * profile.max())
+        spans.append((int(places[0]), int(places[-1]) + 1))
+    (x0, x1), (y0, y1), (z0, z1) = spans
+    return Box((x0, y0, z0), (x1, y1, z1))
+
+
+def fit_scaling(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Scaling:
+    """Mean and deviation of each contrast's voxels above its mean, which leaves most of the air out: (C, X, Y, Z)."""
+    offset, scale = np.zeros(len(values)), np.ones(len(values))
+    for channel in range(len(values)):
+        known = values[channel][valid[channel]].astype(np.float64)
+        bright = known[known > known.mean()] if known.size else known
+        if bright.size:
+            offset[channel], scale[channel] = bright.mean(), bright.std() or 1.0
+        elif known.size:
+            offset[channel] = known[0]  # constant
+    return Scaling(offset, scale)
+
+
+def _starts(low: int, high: int, side: int, step: int) -> list[int]:
+    """Starts of windows of ``side`` over low..high: one centred, or evenly spaced ones from end to end."""
+    extent = high - low
+    if extent <= side * SPARE:
+        return [low + (extent - side) // 2]
+    count = math.ceil((extent - side) / step) + 1
+    return np.linspace(low, high - side, count).round().astype(int).tolist()
+
+
+def _corners(box: Box, affine: Affine) -> NDArray[np.float64]:
+    """The eight outer corners of a box's voxels, taken through an affine between voxel indices: (8, 3)."""
+    ends = list(product(*zip(box.start, box.stop, strict=True)))
+    return (np.array(ends) - 0.5) @ affine[:3, :3].T + affine[:3, 3]

@@ -1,0 +1,96 @@
+"""Groups of neighbouring points: point clouds to tokens and back.
+
+Centres by farthest-point sampling (Eldar et al., 1997), groups by nearest neighbours, and a small PointNet as
+the patch embedding, as in Point-BERT and Point-MAE (2203.06604).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.corpus.batches import Batch
+from toolkit.model.tokenizers.base import UNSCALED, Tokenizer
+from toolkit.model.tokens import TokenSet
+from toolkit.recipe import PointTokens
+
+FAR = 1e4  # where points that are not valid are put: neighbours of nothing in the unit sphere
+
+
+class PointGroups(Tokenizer):
+    """(B, 3, N) points to (B, centres, 3 * neighbours) tokens: neighbours relative to their centre, nearest first.
+
+    A sample with fewer different points than centres has tokens that are not valid. Points come back at their
+    places (:meth:`untokenize`), several times where groups overlap.
+    """
+
+    num_identities = 1
+
+    def __init__(self, table: PointTokens) -> None:
+        self.centres, self.neighbours = table.centres, table.neighbours
+        self.values = 3 * table.neighbours
+
+    def tokenize(self, batch: Batch, device: torch.device | None = None) -> TokenSet:
+        """Groups of points; a token is valid when its centre is a valid point of its own."""
+        points = torch.from_numpy(batch.values).transpose(1, 2).contiguous()
+        known = torch.from_numpy(batch.valid).all(1)
+        points, known = (points, known) if device is None else (points.to(device), known.to(device))
+        chosen, valid = farthest_points(points, known, self.centres)
+        centres = points.gather(1, chosen[..., None].expand(-1, -1, 3))
+        distance = torch.cdist(centres, points.masked_fill(~known[..., None], FAR))
+        nearest = distance.topk(self.neighbours, dim=2, largest=False)
+        index = nearest.indices
+        # A cloud of fewer points than neighbours: its nearest point stands in for those that are not there.
+        index = torch.where(known[:, None].expand_as(distance).gather(2, index), index, index[:, :, :1])
+        groups = points[:, None].expand(-1, self.centres, -1, -1).gather(2, index[..., None].expand(-1, -1, -1, 3))
+        patches = (groups - centres[:, :, None]).flatten(2).masked_fill(~valid[..., None], 0.0)
+        size = len(points)
+        none = torch.zeros(size, self.centres, dtype=torch.int64, device=points.device)
+        coords = torch.cat([centres, torch.zeros_like(centres[..., :1])], dim=2)
+        return TokenSet(patches, coords, none, valid, none + UNSCALED, (1, self.centres))
+
+    def untokenize(self, patches: Tensor, coords: Tensor) -> Tensor:
+        """(B, n, 3 * neighbours) of groups around ``coords`` (B, n, 4) back to points (B, n * neighbours, 3)."""
+        return (patches.unflatten(2, (self.neighbours, 3)) + coords[:, :, None, :3]).flatten(1, 2)
+
+    def embedder(self, width: int) -> nn.Module:
+        """The small PointNet."""
+        return PointEmbedding(self.neighbours, width)
+
+
+class PointEmbedding(nn.Module):
+    """Two shared layers, a maximum over the group beside each point, two more, a maximum: independent of the points' order."""
+
+    def __init__(self, neighbours: int, width: int) -> None:
+        super().__init__()
+        self.neighbours, inner = neighbours, max(32, width // 2)
+        self.first = nn.Sequential(nn.Linear(3, inner), nn.LayerNorm(inner), nn.ReLU(), nn.Linear(inner, inner))
+        self.second = nn.Sequential(nn.Linear(2 * inner, width), nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, N, 3 * neighbours) -> (B, N, width)."""
+        each = self.first(patches.unflatten(2, (self.neighbours, 3)))
+        together = each.amax(2, keepdim=True).expand_as(each)
+        return self.second(torch.cat([together, each], dim=-1)).amax(2)
+
+
+def farthest_points(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices (B, count) of points (B, N, 3), each the farthest from those before, and whether each is a new valid point.
+
+    The first is the one farthest from the centroid: nothing is random, and the order of the points does not matter.
+    """
+    size = len(points)
+    weight = known[..., None].to(points.dtype)
+    centroid = (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    distance = (points - centroid).square().sum(-1).masked_fill(~known, -1.0)
+    last = distance.argmax(1)
+    nearest = torch.full_like(distance, torch.inf).masked_fill(~known, -1.0)
+    chosen = torch.zeros(size, count, dtype=torch.int64, device=points.device)
+    fresh = torch.zeros(size, count, dtype=torch.bool, device=points.device)
+    for place in range(count):
+        chosen[:, place] = last
+        fresh[:, place] = nearest.gather(1, last[:, None])[:, 0] > 0
+        here = points.gather(1, last[:, None, None].expand(-1, -1, 3))
+        nearest = torch.minimum(nearest, (points - here).square().sum(-1)).masked_fill(~known, -1.0)
+        last = nearest.argmax(1)
+    return chosen, fresh

@@ -1,0 +1,201 @@
+"""Restoring signals: spans of samples, in one channel or all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from readers.schema import Patch, ReadError, Recording, SignalLike
+from toolkit.report.figures import Panel, restoration_png
+from toolkit.restoration import damage, metrics, spans
+from toolkit.restoration.baselines import BASELINES
+from toolkit.restoration.mender import Mended, Mender, Request
+from toolkit.restoration.metrics import Piece
+from toolkit.restoration.repair import Repaired, regions
+from toolkit.restoration.spans import Span
+
+PICTURE_S = 3.0  # seconds shown on either side of the span in the picture
+Baselines = Mapping[str, Callable[[SignalLike, Repaired], NDArray[np.float64]]]
+
+
+class SpanRepairer(Protocol):
+    """Makes the samples of damaged spans."""
+
+    def channels(self, recording: Recording) -> list[int]:
+        """Channels that can be repaired. Raises ReadError when there are none."""
+
+    def repair(self, recording: SignalLike, spans: Sequence[Span]) -> Iterator[Repaired]:
+        """Repair merged spans. Raises ReadError."""
+
+
+class SignalMender(Mender):
+    """Repairs spans of EEG, ECG and PPG."""
+
+    headline = "nmse"
+    kinds = tuple(damage.KINDS)
+
+    def __init__(self, repairer: SpanRepairer) -> None:
+        self.repairer = repairer
+
+    def usable(self, recording: Recording) -> list[int]:
+        """Channels of the kinds that the model was trained on."""
+        return self.repairer.channels(recording)
+
+    def check(self, recording: Recording, rows: pd.DataFrame) -> None:
+        """Raises UsageError for a channel that the recording does not have, and for boxes."""
+        spans.from_table(rows, _signal(recording), ())
+
+    def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> SignalMended:
+        """Repair spans that are asked for, made or found. Raises ReadError."""
+        signal, usable = _signal(recording), self.usable(recording)
+        wanted = self._spans(signal, request, rows, usable)
+        notes = [
+            f"{recording.channels[c].name} is {recording.channels[c].kind}, which the model does not read; left as it is"
+            for c in sorted({s.channel for s in wanted} - set(usable))
+        ]
+        wanted = [s for s in wanted if s.channel in usable]
+        total = sum(recording.stored(c) for c in usable)
+        if total and sum(s.stop - s.start for s in wanted) >= total:
+            raise ReadError(f"nothing of '{recording.path.name}' is visible to repair from")
+        repaired = list(self.repairer.repair(signal, wanted))
+        return self.mended(signal, repaired, usable, request, notes)
+
+    def mended(
+        self, recording: SignalLike, repaired: Sequence[Repaired], usable: Sequence[int], request: Request, notes: list[str]
+    ) -> SignalMended:
+        """The result of a repair."""
+        return SignalMended(recording, repaired, usable, request, notes)
+
+    def _spans(self, recording: SignalLike, request: Request, rows: pd.DataFrame | None, usable: Sequence[int]) -> list[Span]:
+        found: list[Span] = []
+        if request.channels:
+            have = [n for n in request.channels if any(n in (c.name, c.canonical) for c in recording.channels)]
+            if not have:
+                raise ReadError(f"'{recording.path.name}' has no channel {' or '.join(request.channels)}")
+            found += spans.whole_channels(recording, have)
+        if rows is not None:
+            found += spans.from_table(rows, recording, usable)
+        if request.damage:
+            found += damage.make(recording, usable, request.damage, request.seed)
+        return spans.merge(spans.detect(recording, usable) if request.found else found)
+
+
+class SignalMended(Mended):
+    """Repaired spans of one recording."""
+
+    scale = "per window: visible mean of each channel and RMS of all visible channels of a kind"
+    baselines: Baselines = BASELINES
+
+    def __init__(
+        self,
+        recording: SignalLike,
+        repaired: Sequence[Repaired],
+        usable: Sequence[int],
+        request: Request,
+        notes: list[str],
+    ) -> None:
+        self.recording, self.repaired, self.usable, self.notes = recording, repaired, usable, notes
+        self.patches = [Patch(r.span.channel, np.arange(r.span.start, r.span.stop), r.values) for r in repaired]
+        self.changed = [{**self._row(r.span), "method": r.method, "level": r.level} for r in repaired]
+        self.detected = [self._row(r.span) for r in repaired if r.span.why in ("invalid", "flat")]
+        whole = request.channels or any(r.span.why == "channel" for r in repaired)
+        self.task = request.task if request.task != "auto" else "channels" if whole else "inpaint"
+
+    def _row(self, span: Span) -> dict[str, Any]:
+        start, stop = spans.seconds(self.recording, span)
+        return {"channel": self.recording.channels[span.channel].name, "start": start, "stop": stop, "why": span.why}
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Channel, start and stop in stored samples, and method of each span."""
+        return {
+            "channel": np.array([r.span.channel for r in self.repaired]),
+            "start": np.array([r.span.start for r in self.repaired]),
+            "stop": np.array([r.span.stop for r in self.repaired]),
+            "method": np.array([r.method for r in self.repaired]),
+        }
+
+    def score(self, truth: Recording) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """NMSE, RRMSE and correlation, whole and by length."""
+        known = self._pieces(_signal(truth))
+        return metrics.table(known), {
+            name: metrics.table([p.with_estimate(f(self.recording, r)) for p, r in zip(known, self.repaired, strict=True)])
+            for name, f in self.baselines.items()
+        }
+
+    def _pieces(self, truth: SignalLike) -> list[Piece]:
+        """Each repaired span with its truth, read once for the model and its baselines."""
+        pieces = []
+        hidden = {
+            span: {s.channel for s in region if _overlap(truth, s, span)}
+            for region in regions(truth, [r.span for r in self.repaired])
+            for span in region
+        }
+        for one in self.repaired:
+            span, rate = one.span, spans.rate_of(truth, one.span)
+            sample = truth.read(span.start, span.stop, rate_hz=rate, channels=[span.channel])
+            known = np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
+            whole = (span.start, span.stop) == (0, truth.stored(span.channel))
+            level = float(np.nanmean(known)) if whole else one.level
+            alone = bool(set(self.usable) - hidden[span])
+            piece = Piece(known, known, level, (span.stop - span.start) / rate, alone, whole)
+            pieces.append(piece.with_estimate(one.values))
+        return pieces
+
+    def draw(self, truth: Recording | None, path: Path) -> None:
+        """Before and after, around a long but not endless span."""
+        recording = self.recording
+        chosen = min(self.repaired, key=lambda r: abs(self._seconds(r) - 1.5))
+        middle = spans.seconds(recording, chosen.span)[0] + min(self._seconds(chosen), 4.0) / 2
+        low, high = max(0.0, middle - 2 - PICTURE_S), middle + 2 + PICTURE_S
+        bounds = [(r.span.channel, *spans.seconds(recording, r.span)) for r in self.repaired]
+        shown = sorted({channel for channel, start, stop in bounds if start < high and stop > low})
+        clean = _signal(truth) if truth is not None else None
+        restoration_png(path, [_panel(recording, clean, self.repaired, channel, low, high) for channel in shown[:6]])
+
+    def _seconds(self, one: Repaired) -> float:
+        start, stop = spans.seconds(self.recording, one.span)
+        return stop - start
+
+
+def _signal(recording: Recording) -> SignalLike:
+    if not isinstance(recording, SignalLike):
+        raise ReadError(f"'{recording.path.name}' holds no signal")
+    return recording
+
+
+def _panel(
+    recording: SignalLike, truth: SignalLike | None, repaired: Sequence[Repaired], channel: int, low: float, high: float
+) -> Panel:
+    rate = recording.channels[channel].rate_hz or 1.0
+    first, last = round(low * rate), min(round(high * rate), recording.stored(channel))
+
+    def read(source: SignalLike) -> np.ndarray:
+        sample = source.read(first, last, rate_hz=rate, channels=[channel])
+        return np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
+
+    before, hidden = read(recording), np.zeros(last - first, dtype=bool)
+    after = before.copy()
+    for one in repaired:
+        a, b = max(one.span.start, first), min(one.span.stop, last)
+        if one.span.channel == channel and b > a:
+            after[a - first : b - first] = one.values[a - one.span.start : b - one.span.start]
+            hidden[a - first : b - first] = True
+    unit = recording.channels[channel].unit
+    return {
+        "title": f"{recording.channels[channel].name} ({unit})",
+        "time_s": np.arange(first, last) / rate,
+        "before": np.where(hidden, np.nan, before),
+        "after": after,
+        "truth": read(truth) if truth is not None else None,
+        "hidden": hidden,
+    }
+
+
+def _overlap(recording: SignalLike, one: Span, other: Span) -> bool:
+    (a, b), (c, d) = spans.seconds(recording, one), spans.seconds(recording, other)
+    return a < d and c < b
