@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ TINY: dict[str, Any] = {
     "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
     "training": {"steps": 8, "batch_size": 4, "seed": 3, "log_every": 2, "checkpoint_every": 2},
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["TOOLKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session", autouse=True)

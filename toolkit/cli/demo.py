@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolkit.cli.console import Debug, Overwrite, put, reports, say
 
-DOMAINS = ("cardiac",)
-STEPS = 400
-HASTE = ("--set", "data.most_channels=2", "--set", "optimizer.learning_rate=2e-3")  # what two minutes allow
+if TYPE_CHECKING:
+    from toolkit.demo.shows import Show
+
+DOMAINS = ("cardiac", "eeg", "mri", "birds", "points")
 
 
 @reports
 def demo(
-    domain: Annotated[str, typer.Argument(help="Which recordings to generate: cardiac.")] = "cardiac",
+    domain: Annotated[str, typer.Argument(help=f"Which recordings to generate: {', '.join(DOMAINS)}, or all.")] = "cardiac",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recordings and results.")] = Path("toolkit-demo"),
-    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = STEPS,
-    subjects: Annotated[int, typer.Option("--subjects", help="Synthetic subjects, three recordings each.", min=3)] = 8,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps (default: what two minutes allow).", min=1)] = None,
+    subjects: Annotated[
+        int | None, typer.Option("--subjects", help="Synthetic subjects, bird recordings or scenes (default: by domain).", min=3)
+    ] = None,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> int:
@@ -28,38 +31,52 @@ def demo(
 
     Example: toolkit demo --out toolkit-demo
 
-    The commands are shown as they run; type them on your own folder. Prints where the table, the scores and the pictures lie.
+    The commands are shown as they run; type them on your own folder. Prints where the table, the scores and the pictures
+    lie. With all, every domain has a folder of its own below --out.
     """
     from toolkit import files
-    from toolkit.demo.cardiac import generate
+    from toolkit.demo.shows import SHOWS
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.record import RunRecord
 
-    if domain not in DOMAINS:
-        raise UsageError(f"There is no demo '{domain}'. {did_you_mean(domain, DOMAINS)}")
+    if domain not in (*DOMAINS, "all"):
+        raise UsageError(f"There is no demo '{domain}'. {did_you_mean(domain, (*DOMAINS, 'all'))}")
     files.claim_output(out, overwrite=overwrite, what="Demo folder")
     record = RunRecord("demo")
     record.write(out / "run.json", exit_code=1)  # also what says to --overwrite that the folder is ours
+    for name in DOMAINS if domain == "all" else (domain,):
+        _run(SHOWS[name], out / name if domain == "all" else out, steps, subjects)
+    record.write(out / "run.json", exit_code=0)
+    return 0
+
+
+def _run(show: Show, out: Path, steps: int | None, subjects: int | None) -> None:
+    """One domain, from its recordings to the list of what came out."""
     data, run, table = out / "recordings", out / "run", out / "embeddings.parquet"
-    say(f"Generating ECG and PPG of {subjects} synthetic subjects in '{data}' (WFDB).")
-    labels = generate(data, subjects=subjects)
-    _toolkit("pretrain", data, "--recipe", "csfm", "--size", "tiny", *HASTE, "--steps", steps, "--out", run)
+    say(f"Generating {show.what.format(subjects or show.number)} in '{data}'.")
+    labels = show.generate(data, subjects or show.number)
+    settings = [word for setting in show.settings for word in ("--set", setting)]
+    train = ("--recipe", show.recipe, "--size", "tiny", *settings, "--steps", steps or show.steps)
+    _toolkit("pretrain", data, *train, "--out", run)
     _toolkit("embed", data, "--model", run, "--out", table)
-    _toolkit("probe", table, "--labels", labels, "--group", "subject", "--out", out / "probe")
-    holter, clinic = data / "s03_ectopic.hea", data / "s01_sinus.hea"
-    _toolkit("restore", holter, "--model", run, "--damage", "block:0.15", "--out", out / "restored")
-    _toolkit("restore", clinic, "--model", run, "--channels", "aVF,V5", "--reference", clinic, "--out", out / "restored")
-    for what, path in (
+    _toolkit("probe", table, "--labels", labels, "--group", show.group, "--out", out / "probe")
+    results = [
         ("embeddings", table),
         ("scores", out / "probe/metrics.json"),
         ("report", out / "probe/report.html"),
         ("loss curve", run / "loss.png"),
-        ("gaps filled", out / "restored/s03_ectopic.restored.png"),
-        ("leads rebuilt", out / "restored/s01_sinus.restored.png"),
-    ):
-        put(f"{what:17} {path}")
-    record.write(out / "run.json", exit_code=0)
-    return 0
+    ]
+    for repair in show.repairs:
+        recording, into = data / repair.recording, out / "restored"
+        options = [option.format(recording) for option in repair.options]
+        _toolkit("restore", recording, "--model", run, *options, "--out", into, "--overwrite")
+        results += [(repair.shows, picture) for picture in _pictures(into, recording)]
+    for what, path in results:
+        put(f"{what:18} {path}")
+
+
+def _pictures(folder: Path, recording: Path) -> list[Path]:
+    return sorted(folder.glob("*.restored.png" if recording.is_dir() else f"{recording.stem}.restored.png"))
 
 
 def _toolkit(*words: object) -> None:

@@ -11,7 +11,7 @@ PACKAGES = (
     "wfdb",
     "nibabel",
     "librosa",
-    "open3d",
+    "soundfile",
     "pyarrow",
     "safetensors",
     "numpy",
@@ -30,7 +30,7 @@ def doctor(json_: Json = False, debug: Debug = False) -> int:
 
     Keys of --json: ok checks[{name ok detail}]. Exit 1 when a check fails.
     """
-    checks = [*(_imports(name) for name in PACKAGES), _device(), _cores(), _recipes()]
+    checks = [*(_imports(name) for name in PACKAGES), _open3d(), _device(), _cores(), _recipes()]
     ok = all(c["ok"] for c in checks)
     if json_:
         put_json({"ok": ok, "checks": checks})
@@ -54,6 +54,15 @@ def _imports(name: str) -> dict[str, object]:
     except Exception as problem:  # a broken system library shows up as any kind of exception
         return {"name": name, "ok": False, "detail": f"cannot be imported: {problem}"}
     return {"name": name, "ok": True, "detail": str(getattr(module, "__version__", None) or importlib.metadata.version(name))}
+
+
+def _open3d() -> dict[str, object]:
+    from readers.open3d_import import open3d_status
+
+    ok, detail = open3d_status()
+    if not ok:
+        detail += "; PLY, PCD, XYZ, PTS, OFF, OBJ, NPY, NPZ and LAS are read without it"
+    return {"name": "open3d", "ok": ok, "detail": detail}
 
 
 def _device() -> dict[str, object]:

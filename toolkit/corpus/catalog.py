@@ -77,7 +77,7 @@ def look(item: Input) -> Seen | Failure:
     try:
         recording = open_input(item)
         row = Row(str(item.path), json.dumps(describe(item, recording), allow_nan=False))
-        return row, _stamps(recording.files, began)
+        return row, None if item.prepared else _stamps(recording.files, began)  # its files may have changed since
     except ReadError as problem:
         return Failure(str(item.path), str(problem))
     except Exception as problem:  # of a format's library, at the annotations
@@ -174,7 +174,7 @@ def _known(batch: Sequence[Input], cache: HeaderCache, beside: Beside) -> list[R
     found: list[Row | None] = []
     for item, path, mark in zip(batch, paths, marks, strict=True):
         entry = entries.get(path)
-        holds = entry is not None and _holds(entry, item, path, mark)
+        holds = entry is not None and item.prepared is None and _holds(entry, item, path, mark)
         found.append(Row(str(item.path), entry.text) if entry is not None and holds else None)
     return found
 

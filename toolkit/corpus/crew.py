@@ -77,7 +77,8 @@ class _Worker(Generic[T, R]):
         """Whether it has been at one item for too long."""
         if self._at.value != self._seen:
             self._seen, self._since = self._at.value, time.monotonic()
-        return time.monotonic() - self._since > LIMIT_S
+        # Starting takes what it takes.
+        return self._seen != NOTHING and time.monotonic() - self._since > LIMIT_S
 
     def end(self, reason: str | None = None) -> None:
         """End the process; where it was at an item, that one is lost for the reason (default: how it died).

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from readers.schema import Sample, SignalSample
+from readers.schema import PointSample, Sample, SignalSample, VolumeSample
 from toolkit.probing.beats import BEAT_NAMES, CONTEXT_NAMES, beat_features, context_features, find_beats
+from toolkit.probing.features_audio import audio_features
+from toolkit.probing.features_eeg import eeg_features
+from toolkit.probing.features_mri import mri_features
+from toolkit.probing.features_points import points_features
 
 Array = NDArray[np.float64]
 Described = tuple[NDArray[np.float32], tuple[str, ...]]
+Describe = Callable[[Sample, float], Described]
 
 BANDS_HZ = ((0.5, 1), (1, 2), (2, 4), (4, 8), (8, 15), (15, 30), (30, 45))
 RATE_BAND_HZ = (0.7, 4.0)  # 42 to 240 beats a minute
@@ -96,8 +102,37 @@ def describe_cardiac(sample: Sample, margin: float) -> Described:
     return cardiac_features(sample.values[:, inside], sample.valid[:, inside], sample.rate_hz, names, wider)
 
 
+def _of_signals(features: Callable[[SignalSample], Described]) -> Describe:
+    """Features of the interval itself: the context is cut off."""
+
+    def describe(sample: Sample, margin: float) -> Described:
+        assert isinstance(sample, SignalSample)
+        around, length = round(margin * sample.rate_hz), sample.values.shape[1]
+        inside = slice(around, length - around)
+        cut = replace(sample, values=sample.values[:, inside], valid=sample.valid[:, inside], time_s=sample.time_s[inside])
+        return features(cut)
+
+    return describe
+
+
+def _describe_volume(sample: Sample, margin: float) -> Described:
+    assert isinstance(sample, VolumeSample)
+    return mri_features(sample)
+
+
+def _describe_points(sample: Sample, margin: float) -> Described:
+    assert isinstance(sample, PointSample)
+    return points_features(sample)
+
+
 # By domain: a sample (signals with so many seconds of context on either side) to features and their names.
-FEATURES: dict[str, Callable[[Sample, float], Described]] = {"cardiac": describe_cardiac}
+FEATURES: dict[str, Describe] = {
+    "cardiac": describe_cardiac,
+    "eeg": _of_signals(eeg_features),
+    "audio": _of_signals(audio_features),
+    "mri": _describe_volume,
+    "points": _describe_points,
+}
 
 
 def _usable(values: NDArray, valid: NDArray, names: Sequence[str]) -> list[int]:

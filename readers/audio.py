@@ -1,0 +1,50 @@
+"""Audio files: one reader for each container, WAV and its 64-bit kin, FLAC, MP3, Ogg and AIFF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from readers.audio_mpeg import kind_of
+from readers.audio_notes import tables_beside
+from readers.audio_record import SUFFIXES, AudioRecording, sniff
+from readers.audio_write import write_audio
+from readers.schema import Patch, Recording, Written
+
+
+@dataclass
+class AudioReader:
+    """One container of audio. A file that holds another one than its suffix says is opened as what it holds."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    domains: tuple[str, ...] = ("audio",)
+    companions: tuple[str, ...] = (".txt",)
+
+    def claims(self, path: Path, head: bytes) -> bool:
+        """Whether the first bytes are those of audio of any kind; empty and zeroed files are claimed, to be reported."""
+        if sniff(head) is not None or not head.strip(b"\0"):
+            return True
+        # An MP3 may start anywhere, behind what is left of a frame.
+        return self.name == "mp3" and any(kind_of(int.from_bytes(head[at : at + 4], "big")) for at in range(len(head) - 3))
+
+    def members(self, path: Path) -> Iterable[Path]:
+        """Tables of annotations beside the file."""
+        return tables_beside(path)
+
+    def groups(self, paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
+        """Every file stands alone."""
+        return ((path,) for path in paths)
+
+    def open(self, path: Path, parts: Sequence[Path] = ()) -> Recording:
+        """Open a file. Raises ReadError."""
+        return AudioRecording(path)
+
+    def write(self, recording: Recording, patches: Sequence[Patch], path: Path) -> Written:
+        """Write a copy with patched samples; see ``audio_write.write_audio``. Raises ReadError."""
+        assert isinstance(recording, AudioRecording)
+        return write_audio(recording, patches, path)
+
+
+AUDIO_READERS = tuple(AudioReader(name, suffixes) for name, suffixes in SUFFIXES.items())
