@@ -9,25 +9,44 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from readers.audio import AUDIO_READERS
+from readers.brainvision import BrainVisionReader
 from readers.cardiac import WfdbReader
+from readers.edf import EdfReader
+from readers.eeg import CntReader, GdfReader
+from readers.eeglab import SetReader
+from readers.fif import FifReader
+from readers.mri import NiftiReader
+from readers.points import POINT_READERS
 from readers.scan import Claims, claimed_by
 from readers.scan import scan as find
 from readers.schema import Patch, ReadError, Recording, Written
 
-__all__ = ["READERS", "Reader", "claim", "open_recording", "scan", "write"]
+__all__ = ["READERS", "Reader", "claim", "copy_path", "open_recording", "scan", "write"]
 
 
 class Reader(Protocol):
     """One file format. ``suffixes``: of the file that stands for a recording (its handle), lower case.
 
     ``companions``: suffixes of files that belong to a handle of the same stem in the same folder, even
-    where another reader would take them.
+    where another reader would take them. ``copy_suffix``: of the copies that :meth:`write` makes, where the format
+    has no faithful writer and they are of another; else None.
     """
 
-    name: str
-    domains: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    companions: tuple[str, ...]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def domains(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def companions(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def copy_suffix(self) -> str | None: ...  # noqa: D102
 
     def claims(self, path: Path, head: bytes) -> bool:
         """Whether the file is of this format, from its first 4096 bytes; its suffix fits already."""
@@ -49,7 +68,18 @@ class Reader(Protocol):
 
 
 # Asked in this order: the first that claims a file has it. ``Recording.format`` is its reader's name.
-READERS: tuple[Reader, ...] = (WfdbReader(),)
+READERS: tuple[Reader, ...] = (
+    WfdbReader(),
+    EdfReader(),
+    BrainVisionReader(),
+    SetReader(),
+    FifReader(),
+    GdfReader(),
+    CntReader(),
+    NiftiReader(),
+    *AUDIO_READERS,
+    *POINT_READERS,
+)
 
 
 def claim(path: Path) -> Reader | None:
@@ -84,6 +114,12 @@ def scan(folder: Path, claims: Claims | None = None) -> tuple[list[tuple[Path, .
     ``claims`` remembers what files are from scan to scan; see :func:`readers.scan.scan`. Raises ReadError.
     """
     return find(folder, READERS, claims)
+
+
+def copy_path(source: Path, path: Path) -> Path:
+    """Where :func:`write` puts a copy of ``source`` that is asked for at ``path``."""
+    reader = claim(source)
+    return path.with_suffix(reader.copy_suffix) if reader is not None and reader.copy_suffix else path
 
 
 def write(recording: Recording, patches: Sequence[Patch], path: Path) -> Written:

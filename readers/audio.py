@@ -9,7 +9,7 @@ from pathlib import Path
 from readers.audio_mpeg import kind_of
 from readers.audio_notes import tables_beside
 from readers.audio_record import SUFFIXES, AudioRecording, sniff
-from readers.audio_write import write_audio
+from readers.audio_write import LOSSY, write_audio
 from readers.schema import Patch, Recording, Written
 
 
@@ -21,6 +21,11 @@ class AudioReader:
     suffixes: tuple[str, ...]
     domains: tuple[str, ...] = ("audio",)
     companions: tuple[str, ...] = (".txt",)
+
+    @property
+    def copy_suffix(self) -> str | None:
+        """Lossy audio is copied as FLAC, whose samples stay what they were."""
+        return ".flac" if self.name in LOSSY else None
 
     def claims(self, path: Path, head: bytes) -> bool:
         """Whether the first bytes are those of audio of any kind; empty and zeroed files are claimed, to be reported."""

@@ -23,6 +23,7 @@ from readers.schema import Patch, ReadError, Written
 
 Int64 = NDArray[np.int64]
 
+LOSSY = ("mp3", "ogg")
 # What a lossy file is written as: 24-bit integers are within 2^-24 of any float32 of full scale.
 _LOSSLESS_BITS = 24
 _FLAC_LIMITS = (8, 655_350)  # channels, Hz
@@ -64,7 +65,7 @@ def write_audio(recording: AudioRecording, patches: Sequence[Patch], path: Path)
     """
     path = Path(path)
     changes = [_changes(recording, patch) for patch in patches]
-    lossy = recording.format in ("mp3", "ogg")
+    lossy = recording.format in LOSSY
     target = path.with_suffix(".flac") if lossy else path
     notes = [f"{recording.path.name} is lossy and is written as {target.name}, FLAC of {_LOSSLESS_BITS} bits"] if lossy else []
     if target.resolve() == recording.path.resolve():

@@ -22,6 +22,7 @@ class EdfReader:
     domains: tuple[str, ...] = ("eeg", "cardiac")
     suffixes: tuple[str, ...] = (".edf", ".bdf", ".rec")
     companions: tuple[str, ...] = ()
+    copy_suffix: str | None = None
 
     def claims(self, path: Path, head: bytes) -> bool:
         """Whether the file begins as EDF or BDF and names a signal that is no annotation.

@@ -41,6 +41,7 @@ class PointReader(ABC):
     domains: tuple[str, ...] = ("points",)
     suffixes: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    copy_suffix: str | None = None
 
     def claims(self, path: Path, head: bytes) -> bool:
         """The suffix says it; a file that is not what it says is reported when it is opened."""

@@ -18,7 +18,7 @@ RESAMPLER = "scipy.signal.resample_poly kaiser 5.0"
 KAISER_BETA = 5.0
 # Half the length of the filter, in periods of the slower of the two grids.
 FILTER_PERIODS = 10
-# Largest numerator and denominator of the ratio of two rates; the second is taken where the first would
+# Largest numerator or denominator of the ratio of two rates; the second is taken where the first would
 # drift by more than half a sample over the whole recording.
 RATIO_LIMITS = (10_000, 100_000)
 
@@ -76,10 +76,13 @@ class SignalRecording(SignalLike):
         ratios = [self._ratio(picked[row], rate) for row in rows]
         blocks = [_block(start, stop, *q, self._length(picked[row])) for row, q in zip(rows, ratios, strict=True)]
         natives = self._native([picked[row] for row in rows], [block.stored for block in blocks])
-        for row, (up, down), block, native in zip(rows, ratios, blocks, natives, strict=True):
-            span = slice(block.out[0] - start, block.out[1] - start)
-            values[row, span], valid[row, span] = _on_grid(native, block, up, down)
-        values[~valid] = 0.0
+        with np.errstate(over="ignore"):
+            for row, (up, down), block, native in zip(rows, ratios, blocks, natives, strict=True):
+                span = slice(block.out[0] - start, block.out[1] - start)
+                values[row, span], valid[row, span] = _on_grid(native, block, up, down)
+        valid &= np.isfinite(values)  # a float64 beyond float32's range
+        if not valid.all():
+            values[~valid] = 0.0
         return SignalSample(
             values=values,
             valid=valid,
@@ -93,13 +96,23 @@ class SignalRecording(SignalLike):
         """The wanted rate over the channel's rate, as a fraction up / down."""
         native_hz = self.channels[channel].rate_hz
         assert native_hz is not None  # every channel of a signal recording has a rate
-        exact = Fraction(rate_hz) / Fraction(native_hz)
-        ratio = exact.limit_denominator(RATIO_LIMITS[0])
-        if abs(ratio - exact) * self._length(channel) > 0.5:
-            ratio = exact.limit_denominator(RATIO_LIMITS[1])
-        if not 1 / max(RATIO_LIMITS) <= ratio <= max(RATIO_LIMITS):
+        ratio = _fraction(rate_hz, native_hz, self._length(channel))
+        if ratio is None:
             raise ReadError(f"{self.path.name} holds {native_hz} Hz and cannot be read at {rate_hz} Hz")
-        return ratio.numerator, ratio.denominator
+        return ratio
+
+
+@lru_cache(maxsize=1024)
+def _fraction(rate_hz: float, native_hz: float, length: int) -> tuple[int, int] | None:
+    """rate_hz / native_hz as (up, down), the larger of them within ``RATIO_LIMITS``; None where they lie too far apart."""
+    exact = Fraction(rate_hz) / Fraction(native_hz)
+    if not 1 / max(RATIO_LIMITS) <= exact <= max(RATIO_LIMITS):
+        return None
+    for limit in RATIO_LIMITS:
+        ratio = 1 / (1 / exact).limit_denominator(limit) if exact > 1 else exact.limit_denominator(limit)
+        if ratio and abs(ratio - exact) * length <= 0.5:
+            break
+    return (ratio.numerator, ratio.denominator) if ratio else None
 
 
 def _reach(up: int, down: int) -> int:

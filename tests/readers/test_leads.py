@@ -37,10 +37,30 @@ def test_a_lead_is_known_however_it_is_written(lead, prefix, case, spaces, unit)
         ("EKG", "mV", ("EKG", "ecg")),
         ("ECG lead 1", "NU", ("ECG lead 1", "ecg")),
         ("PLETH", "NU", ("PPG", "ppg")),
-        ("Pleth (red)", "NU", ("PPG", "ppg")),
+        ("Pleth (red)", "NU", ("PPG red", "ppg")),
+        ("PPG_RED", "NU", ("PPG red", "ppg")),
+        ("RED", "NU", ("PPG red", "ppg")),
+        ("Red LED", "NU", ("PPG red", "ppg")),
+        ("ppgRed1", "NU", ("PPG red", "ppg")),
+        ("PPG-IR", "mV", ("PPG infrared", "ppg")),
+        ("Infra-Red", "NU", ("PPG infrared", "ppg")),
+        ("PPG infrared", None, ("PPG infrared", "ppg")),
+        ("SpO2 IR", "NU", ("PPG infrared", "ppg")),
+        ("PPG green", "NU", ("PPG green", "ppg")),
+        ("green_led_2", "NU", ("PPG green", "ppg")),
+        ("Pleth", "NU", ("PPG", "ppg")),
+        ("PLETHR", "NU", ("PPG", "ppg")),
+        ("BVP", "NU", ("PPG", "ppg")),
+        ("ECG red", "mV", ("ECG red", "ecg")),
+        ("RESP green", "NU", ("RESP", "resp")),
+        ("SpO2", "%", ("SpO2", "spo2")),
+        ("%SpO2", None, ("SpO2", "spo2")),
+        ("SaO2", "%", ("SpO2", "spo2")),
+        ("Reduced", "NU", ("Reduced", "other")),
+        ("airflow", "NU", ("airflow", "other")),
         ("PPG2", "NU", ("PPG", "ppg")),
         ("SpO2 Pleth", "NU", ("PPG", "ppg")),
-        ("IR", "NU", ("PPG", "ppg")),
+        ("IR", "NU", ("PPG infrared", "ppg")),
         ("RESP", "NU", ("RESP", "resp")),
         ("Resp (chest)", "l", ("RESP", "resp")),
         ("ART", "mmHg", ("ABP", "abp")),
@@ -62,7 +82,7 @@ def test_names(name, unit, expected):
 @given(st.text(max_size=30), st.sampled_from(["mV", "NU", None]))
 def test_any_text_is_described(name, unit):
     canonical, kind = describe(name, unit)
-    assert kind in {"ecg", "ppg", "resp", "abp", "acc", "eeg", "eog", "emg", "other"}
+    assert kind in {"ecg", "ppg", "resp", "abp", "spo2", "acc", "eeg", "eog", "emg", "other"}
     assert canonical == name.strip() or canonical.isascii()
 
 

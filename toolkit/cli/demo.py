@@ -20,7 +20,7 @@ DOMAINS = ("cardiac", "eeg", "mri", "birds", "points")
 def demo(
     domain: Annotated[str, typer.Argument(help=f"Which recordings to generate: {', '.join(DOMAINS)}, or all.")] = "cardiac",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recordings and results.")] = Path("toolkit-demo"),
-    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps (default: what two minutes allow).", min=1)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps (default: by domain).", min=1)] = None,
     subjects: Annotated[
         int | None, typer.Option("--subjects", help="Synthetic subjects, bird recordings or scenes (default: by domain).", min=3)
     ] = None,

@@ -46,10 +46,8 @@ def embed(
     format_: Annotated[
         str | None, typer.Option("--format", help="parquet, csv, jsonl, npy or arrow (default: by name; stdout arrow).")
     ] = None,
-    window: Annotated[float | None, typer.Option("--window", help="Seconds, mm or rows (default: the recipe's).", min=0.01)] = None,
-    stride: Annotated[
-        float | None, typer.Option("--stride", help="Between window starts (default: --window).", min=0.01)
-    ] = None,
+    window: Annotated[float | None, typer.Option("--window", help="Seconds, mm or rows (default: by recipe).", min=0.01)] = None,
+    stride: Annotated[float | None, typer.Option("--stride", help="Between window starts (default: --window).", min=0.01)] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)
     ] = None,

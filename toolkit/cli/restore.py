@@ -163,12 +163,13 @@ def _request(
 
 
 def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
+    from readers import copy_path
     from toolkit import files
     from toolkit.errors import UsageError
 
     targets: dict[Path, Path] = {}
     for item in items:
-        target = out / item.relative
+        target = copy_path(item.path, out / item.relative)
         if (other := targets.setdefault(target, item.path)) != item.path:
             raise UsageError(
                 f"'{other}' and '{item.path}' would both be restored to '{target}'. Restore them into "

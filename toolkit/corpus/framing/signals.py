@@ -101,9 +101,9 @@ class SignalFraming(Framing):
     def token_intervals(
         self, recording: Recording, window: Extent, coords: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Seconds of each token: its centre less and plus half the step between tokens."""
+        """Seconds of each token: its centre less and plus half the step between tokens, no further than the window."""
         assert isinstance(window, Window)
         time = coords[:, 3].astype(np.float64)
         half = float(time.min()) if len(time) else 0.0  # tokens start at the window's start, so the first centre is half one
         middle = window.start / self.rate + time
-        return middle - half, middle + half
+        return middle - half, np.minimum(middle + half, window.stop / self.rate)

@@ -17,6 +17,7 @@ from toolkit.corpus.scaled import Extent, Scaled, Scaling
 from toolkit.recipe import VolumeData
 
 SPARE = 1.1  # a head that is larger than a window by less than this share is still shown by one
+FINE_MM = 2.0  # what hand-crafted features see, however coarse the model's grid
 LEAST = 0.02  # planes with less than this share of the fullest plane's bright voxels lie outside the head
 
 Affine = NDArray[np.float64]
@@ -144,11 +145,14 @@ class VolumeFraming(Framing):
     def sample(
         self, recording: Recording, start: float, stop: float, channels: Sequence[int], margin: float = 0.0
     ) -> VolumeSample:
-        """The window around an interval (the first, where it takes several)."""
+        """The window around an interval (the first, where it takes several), at ``FINE_MM`` where the model's grid is coarser."""
         assert isinstance(recording, VolumeLike)
         box = self.around(recording, start, stop, self.data.window_mm)[0].window
         assert isinstance(box, Box)
-        return recording.read(box, spacing_mm=self.spacing, channels=channels)
+        spacing = min(self.spacing, FINE_MM)
+        corners = _corners(box, np.linalg.inv(recording.grid(spacing)[1]) @ recording.grid(self.spacing)[1])
+        x, y, z = zip(*np.rint(np.stack([corners.min(axis=0), corners.max(axis=0)]) + 0.5).astype(int).tolist(), strict=True)
+        return recording.read(Box((x[0], y[0], z[0]), (x[1], y[1], z[1])), spacing_mm=spacing, channels=channels)
 
     def mismatches(self, recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
         """Detail that the model's spacing loses or the file lacks, unknown and unused contrasts."""
