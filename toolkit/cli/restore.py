@@ -32,26 +32,34 @@ if TYPE_CHECKING:
     from toolkit.restoration.mender import Request
 
 
+TASKS = ("auto", "inpaint", "channels", "modality")
+
+
 @reports
 def restore(
     data: Annotated[list[str], typer.Argument(help=DATA_HELP)],
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the restored files into; inputs are never touched.")],
     task: Annotated[
-        str, typer.Option("--task", help="auto (what the file and the other options say), inpaint or channels.")
+        str, typer.Option("--task", help="auto (what the file and the other options say), inpaint, channels or modality.")
     ] = "auto",
     channels: Annotated[
-        str | None, typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6; names as in the file.")
+        str | None,
+        typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6 or T2w; names as in the file."),
     ] = None,
     spans: Annotated[
-        Path | None, typer.Option("--spans", help="CSV of spans to repair: path,start,stop in seconds and optional channel.")
+        Path | None,
+        typer.Option(
+            "--spans",
+            help="CSV of what to repair: path,start,stop (seconds; rows of points) or path,x0,x1,y0,y1,z0,z1 (voxels), optional channel.",
+        ),
     ] = None,
     damage: Annotated[
         str | None,
         typer.Option(
             "--damage",
-            help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth of the time in blocks of 0.3 to 5 s, "
-            "channel:0.2 a fifth of the channels.",
+            help="For evaluation, KIND:SEVERITY[,...]: block:0.1 hides a tenth, of signals in blocks of 0.3 to 5 s, of heads in "
+            "boxes of 20 to 40 mm, of points in balls; channel:0.2 a fifth of the channels or contrasts.",
         ),
     ] = None,
     reference: Annotated[
@@ -70,8 +78,9 @@ def restore(
 
     Example: toolkit restore recordings/ --model run --out restored
 
-    Without --channels, --spans or --damage it repairs what the file marks invalid and flat lines of a second
-    or longer. Only repaired samples change. Beside each file: NAME.restored.json (what changed, how, the
+    Without --channels, --spans or --damage it repairs what the file marks invalid (NaN, gaps) and flat lines of a
+    second or longer. Only repaired samples, voxels or points change; MP3 and OGG are written as FLAC, GDF and CNT as
+    BrainVision. Beside each file: NAME.restored.json (what changed, how, the
     model) and NAME.restored.png. Keys of --json: path out task changed_fraction detected metrics baselines.
     """
     from readers.schema import ReadError
@@ -145,10 +154,10 @@ def _request(
     from toolkit.restoration import spans as tables
     from toolkit.restoration.mender import Request
 
-    if task not in ("auto", "inpaint", "channels"):
-        raise UsageError(f"There is no task '{task}'. {did_you_mean(task, ('auto', 'inpaint', 'channels'))}")
-    if task == "channels" and channels is None and damage is None:
-        raise UsageError("--task channels needs --channels (which to rebuild) or --damage channel:SEVERITY.")
+    if task not in TASKS:
+        raise UsageError(f"There is no task '{task}'. {did_you_mean(task, TASKS)}")
+    if task in ("channels", "modality") and channels is None and damage is None:
+        raise UsageError(f"--task {task} needs --channels (which to rebuild) or --damage channel:SEVERITY.")
     if reference is not None and not reference.exists():
         raise UsageError(f"--reference '{reference}' does not exist.")
     return Request(

@@ -30,7 +30,7 @@ from toolkit.restoration.spans import Span, seconds
 Float64 = NDArray[np.float64]
 EDGE_S = 0.04  # visible time beside a span on which the prediction is joined to the signal
 CONTEXT_S = 1.0  # spans closer than this are repaired in the same windows
-FADE_S = 0.1  # time in which the correction at an edge decays, to half a span's length at most; longer ones made ECG and EEG worse
+FADE_S = 0.1  # time in which the correction at an edge decays, half a span's length at most; longer made ECG and EEG worse
 
 
 @dataclass(frozen=True)

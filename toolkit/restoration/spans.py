@@ -15,6 +15,7 @@ from toolkit.errors import UsageError, did_you_mean
 
 FLAT_S = 1.0  # a stored value that does not move for this long is a lead that is off
 BLOCK_S = 60.0  # seconds read at once when looking for damage
+BOX = ("x0", "x1", "y0", "y1", "z0", "z1")  # columns of a table of boxes of voxels
 
 
 @dataclass(frozen=True, order=True)
@@ -52,6 +53,7 @@ def whole_channels(recording: SignalLike, names: Sequence[str]) -> list[Span]:
 
 def from_table(table: pd.DataFrame, recording: SignalLike, channels: Sequence[int]) -> list[Span]:
     """Rows with start, stop in seconds and an optional channel; without one, all of ``channels``. Raises UsageError."""
+    expect(table, ("start", "stop"), recording.path.name, "a signal")
     spans = []
     for row in table.to_dict("records"):
         name = str(row.get("channel") or "")
@@ -68,26 +70,37 @@ def clip(recording: SignalLike, channel: int, start_s: float, stop_s: float, why
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A --spans CSV: path, start, stop and optional channel. Raises UsageError."""
+    """A --spans CSV: path, an optional channel, and start, stop or (volumes) x0,x1,y0,y1,z0,z1. Raises UsageError."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except (OSError, ValueError) as problem:
         raise UsageError(f"Spans '{path}' cannot be read: {problem}.") from None
-    if missing := [c for c in ("path", "start", "stop") if c not in table.columns]:
+    ends = BOX if set(BOX) & set(table.columns) and not {"start", "stop"} & set(table.columns) else ("start", "stop")
+    if missing := [c for c in ("path", *ends) if c not in table.columns]:
         raise UsageError(f"Spans '{path}' have no column '{missing[0]}'; the columns are {', '.join(table.columns)}.")
-    for name in ("start", "stop"):
-        if (bad := pd.to_numeric(table[name], errors="coerce").isna()).any():
+    wanted = "a number of voxels" if ends is BOX else "seconds (rows in point clouds)"
+    for name in ends:
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if (bad := ~np.isfinite(numbers) | ((numbers % 1 != 0) & (ends is BOX))).any():
             row = int(np.flatnonzero(bad)[0])
-            raise UsageError(f"Spans '{path}', row {row + 2}: {name} is '{table[name].iloc[row]}', expected seconds.")
-        table[name] = pd.to_numeric(table[name]).astype(float)
-    wrong = (table["path"] == "") | (table["stop"] <= table["start"])
+            raise UsageError(f"Spans '{path}', row {row + 2}: {name} is '{table[name].iloc[row]}', expected {wanted}.")
+        table[name] = numbers.astype(float)
+    pairs = list(zip(ends[::2], ends[1::2], strict=True))
+    wrong = (table["path"] == "") | np.logical_or.reduce([table[stop] <= table[start] for start, stop in pairs])
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        later = ", ".join(f"{stop} later than {start}" for start, stop in pairs)
+        given = ", ".join(f"{table[name].iloc[row]:g}" for name in ends)
         raise UsageError(
-            f"Spans '{path}', row {row + 2}: expected a path, and stop later than start; got "
-            f"'{table['path'].iloc[row]}', {table['start'].iloc[row]:g} and {table['stop'].iloc[row]:g} s."
+            f"Spans '{path}', row {row + 2}: expected a path, and {later}; got '{table['path'].iloc[row]}', {given}."
         )
     return table
+
+
+def expect(table: pd.DataFrame, columns: Sequence[str], name: str, what: str) -> None:
+    """Raises UsageError where the rows for a recording are not told by the columns that its kind takes."""
+    if len(table) and columns[0] not in table.columns:
+        raise UsageError(f"--spans: '{name}' is {what}, whose spans have the columns path,{','.join(columns)}.")
 
 
 def detect(recording: SignalLike, channels: Sequence[int]) -> list[Span]:

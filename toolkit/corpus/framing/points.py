@@ -97,7 +97,8 @@ class PointFraming(Framing):
 
     def around(self, recording: Recording, start: float, stop: float, window: float) -> list[Piece]:
         """The rows themselves, in runs of at most a window."""
-        cut = windows.plan(round(stop) - round(start), round(window), round(window))
+        size = max(1, round(window))
+        cut = windows.plan(round(stop) - round(start), size, size)
         return [Piece(Window(round(start) + w.start, min(round(start) + w.stop, round(stop))), 0.0, np.inf) for w in cut]
 
     def sample(
@@ -110,8 +111,8 @@ class PointFraming(Framing):
     def mismatches(self, recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
         """Attributes the model does not read, and clouds thinner than its samples."""
         found = windows.unseen(recording, (), chosen)
-        if (length := self.length(recording)) < self.data.points:
-            found.append(f"{length} points, the model takes {self.data.points}; the rest of its sample stays empty")
+        if self.length(recording) < self.data.points:  # how many is not said, so that files that are alike share a line
+            found.append(f"fewer points than the {self.data.points} that the model takes; the rest of a sample stays empty")
         return found
 
     def token_intervals(

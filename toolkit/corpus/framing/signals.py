@@ -15,16 +15,16 @@ from toolkit.recipe import SignalData
 
 
 class SignalFraming(Framing):
-    """``step``: a window is a multiple of so many samples of the model's grid."""
+    """``step``: a window is a multiple of so many samples of the model's grid, and has at least ``least``."""
 
     unit = scale = "s"
 
-    def __init__(self, data: SignalData, step: int) -> None:
-        self.data, self.step, self.rate = data, step, data.rate_hz
+    def __init__(self, data: SignalData, step: int, least: int) -> None:
+        self.data, self.step, self.least, self.rate = data, step, least, data.rate_hz
         self.window = self._samples(data.window_s)
 
     def _samples(self, seconds: float) -> int:
-        return max(1, round(seconds * self.rate / self.step)) * self.step
+        return max(self.least, round(seconds * self.rate / self.step) * self.step)
 
     def channels(self, recording: Recording) -> list[int]:
         """Usable channels of the recipe's kinds."""
@@ -103,7 +103,7 @@ class SignalFraming(Framing):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Seconds of each token: its centre less and plus half the step between tokens, no further than the window."""
         assert isinstance(window, Window)
-        time = coords[:, 3].astype(np.float64)
+        time = coords[:, 3].astype(np.float64).round(6)  # of float32
         half = float(time.min()) if len(time) else 0.0  # tokens start at the window's start, so the first centre is half one
         middle = window.start / self.rate + time
         return middle - half, np.minimum(middle + half, window.stop / self.rate)

@@ -18,6 +18,7 @@ from toolkit.recipe import VolumeData
 
 SPARE = 1.1  # a head that is larger than a window by less than this share is still shown by one
 FINE_MM = 2.0  # what hand-crafted features see, however coarse the model's grid
+THICK = 3  # tokens; a file thinner than that along an axis is a slab
 LEAST = 0.02  # planes with less than this share of the fullest plane's bright voxels lie outside the head
 
 Affine = NDArray[np.float64]
@@ -83,8 +84,13 @@ class VolumeFraming(Framing):
         assert isinstance(recording, VolumeLike)
         head = self.head(recording)
         sides = [(low, high - self.side) for low, high in zip(head.start, head.stop, strict=True)]
-        x, y, z = (int(rng.integers(min(side), max(side) + 1)) for side in sides)
+        drawn = [int(rng.integers(min(side), max(side) + 1)) for side in sides]
+        x, y, z = (self._aligned(start, size) for start, size in zip(drawn, recording.grid(self.spacing)[0], strict=True))
         return self._cube((x, y, z), self.side)
+
+    def _aligned(self, start: int, size: int) -> int:
+        """A start from which tokens are cut at the edge of a thin slab: cut anywhere, none might lie inside the file."""
+        return start if size >= THICK * self.step else start // self.step * self.step
 
     def _cube(self, start: tuple[int, int, int], side: int) -> Box:
         x, y, z = start
@@ -102,7 +108,11 @@ class VolumeFraming(Framing):
         """One cube centred on the head, or as many as cover it in steps of at most ``stride``."""
         assert isinstance(recording, VolumeLike)
         side, step, head = self._voxels(window), max(1, round(stride / self.spacing)), self.head(recording)
-        x, y, z = (_starts(low, high, side, step) for low, high in zip(head.start, head.stop, strict=True))
+        sizes = recording.grid(self.spacing)[0]
+        x, y, z = (
+            [self._aligned(start, size) for start in _starts(low, high, side, step)]
+            for low, high, size in zip(head.start, head.stop, sizes, strict=True)
+        )
         return [self._cube(start, side) for start in product(x, y, z)]
 
     def interval(self, recording: Recording, window: Extent) -> tuple[float, float]:

@@ -1,0 +1,375 @@
+"""Restored volumes: only damaged voxels change, from what is visible alone, in any orientation and on any grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import readers
+from readers.schema import ReadError
+from tests import mri_files
+from toolkit import recipe as recipes
+from toolkit.corpus.inputs import Input
+from toolkit.errors import UsageError
+from toolkit.model import autoencoder
+from toolkit.model.folder import LoadedModel
+from toolkit.restoration import boxes, spans, volumes, voxels
+from toolkit.restoration import damage as damages
+from toolkit.restoration.boxes import Damaged, Hole
+from toolkit.restoration.cubes import CubePredictor, Field
+from toolkit.restoration.laplace import harmonic
+from toolkit.restoration.mender import Request, Restored
+from toolkit.restoration.run import Restoration
+from toolkit.restoration.volumes import VolumeMender
+
+SHAPE = (26, 30, 22)
+SMALL = {
+    "data.spacing_mm": 2.0,
+    "data.window_mm": 32.0,
+    "tokenizer.patch": 4,
+    "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64},
+    "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    """A model that has learnt nothing."""
+    recipe = recipes.resolve("bm-mae", size="tiny", flags=SMALL)
+    return LoadedModel(autoencoder.build(recipe).eval(), recipe, "none", Path(), ())
+
+
+@pytest.fixture(scope="module")
+def predictor(model: LoadedModel) -> CubePredictor:
+    return CubePredictor(model, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time; one test looks at a picture."""
+    if "picture" not in request.node.name:
+        monkeypatch.setattr(volumes, "volume_png", lambda path, panels: path)
+
+
+class Oracle(CubePredictor):
+    """A model that knows a function of RAS mm (3, ...) and predicts it, whatever is hidden."""
+
+    def __init__(self, model: LoadedModel, function: Callable[[NDArray], NDArray]) -> None:
+        super().__init__(model, torch.device("cpu"))
+        self.function = function
+
+    def predict(self, seen: Damaged, channels: Sequence[int], holes: Sequence[Hole]) -> dict[int, Field]:
+        shape, affine = seen.grid(self.data.spacing_mm)
+        values = self.function(places(tuple(n + 8 for n in shape), affine, -4))
+        return {h.channel: Field(values, (-4, -4, -4), affine) for h in holes}
+
+
+def places(shape: Sequence[int], affine: NDArray, first: int = 0) -> NDArray:
+    """RAS mm of voxels, (3, X, Y, Z)."""
+    index = np.stack(np.meshgrid(*[np.arange(n) + first for n in shape], indexing="ij"), axis=-1)
+    return np.moveaxis(index @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+
+
+def bent(mm: NDArray) -> NDArray:
+    """A smooth function without any symmetry of the axes, which no harmonic fill guesses."""
+    x, y, z = mm / 10
+    return 100 + 20 * x**2 + 9 * y**2 - 3 * z**2 + 4 * x * y + 5 * np.sin(2 * z)
+
+
+def straight(mm: NDArray) -> NDArray:
+    x, y, z = mm
+    return 300 + 2 * x - 3 * y + 5 * z
+
+
+@pytest.fixture
+def restore(tmp_path: Path, model: LoadedModel, predictor: CubePredictor) -> Callable[..., Restored]:
+    """Restore a file (and its session) into ``tmp_path/out``."""
+
+    def run(path: Path, *parts: Path, table: str | None = None, damage: str = "", by: Any = None, out: str = "out", **more: Any):
+        if table is not None:
+            (path.parent / "spans.csv").write_text(table)
+            more |= {"table": spans.read_table(path.parent / "spans.csv"), "table_folder": path.parent}
+        request = Request(damage=tuple(damages.parse(damage)) if damage else (), **more)
+        job = Restoration(VolumeMender(by or predictor), request, tmp_path / out, model)
+        item = Input(path, path.parent, parts=parts)
+        job.check([item])
+        return job.restore(item)
+
+    return run
+
+
+def stored(path: Path | str) -> NDArray:
+    return np.asarray(nib.load(str(path)).dataobj)  # type: ignore[attr-defined]
+
+
+def sidecar(done: Restored) -> dict[str, Any]:
+    return json.loads(Path(str(done.facts["out"]).replace(".gz", "")).with_suffix(".restored.json").read_text())
+
+
+def inside(shape: Sequence[int], *ends: Sequence[int]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    for x0, x1, y0, y1, z0, z1 in ends:
+        mask[x0:x1, y0:y1, z0:z1] = True
+    return mask
+
+
+TURNED = np.array([[0, -1.2, 0, 14], [0, 0, 1.6, -17], [1.1, 0, 0, -13], [0, 0, 0, 1.0]])  # axes permuted, one flipped
+AFFINES = {
+    "straight": mri_files.affine(origin=(-13, -15, -11)),
+    "permuted and flipped": TURNED,
+    "all flipped": np.array([[-1, 0, 0, 13], [0, -1.5, 0, 22], [0, 0, -2, 22], [0, 0, 0, 1.0]]),
+    "oblique": mri_files.affine((1.3, 0.9, 1.7), (20, -15, 35)),
+}
+
+
+@pytest.mark.parametrize("where", AFFINES.values(), ids=AFFINES)
+def test_a_linear_function_of_space_comes_back_exactly(restore, model, tmp_path, where) -> None:
+    truth = straight(places(SHAPE, where))
+    path = mri_files.volume(tmp_path / "in", "a_T1w", truth, dtype="float32", where=where)
+    done = restore(path, table="path,x0,x1,y0,y1,z0,z1\na_T1w.nii,6,14,9,20,7,13\n", by=Oracle(model, straight))
+    assert np.abs(stored(done.facts["out"]) - truth).max() < 1e-3
+    done = restore(path, damage="block:0.1", out="flat", by=Oracle(model, lambda mm: 0 * mm[0] + 7))
+    assert np.abs(stored(done.facts["out"]) - truth)[3:-3, 3:-3, 3:-3].max() < 5e-2
+    assert done.facts["baselines"]["harmonic interpolation"]["nmse"] < 1e-3
+
+
+@pytest.mark.parametrize("where", AFFINES.values(), ids=AFFINES)
+def test_what_the_model_predicts_lands_in_its_place(restore, model, tmp_path, where) -> None:
+    truth = bent(places(SHAPE, where))
+    path = mri_files.volume(tmp_path / "in", "a_T1w", truth, dtype="float32", where=where)
+    done = restore(path, damage="block:0.15", by=Oracle(model, bent))
+    assert done.facts["metrics"]["nmse"] < 0.15 * done.facts["baselines"]["harmonic interpolation"]["nmse"]
+    assert min(row["weight"] for row in sidecar(done)["changed"]) > 0.85
+
+
+def test_a_model_that_is_wrong_is_not_believed(restore, model, tmp_path) -> None:
+    where = AFFINES["straight"]
+    path = mri_files.volume(tmp_path / "in", "a_T1w", bent(places(SHAPE, where)), dtype="float32", where=where)
+    done = restore(path, damage="block:0.15", by=Oracle(model, lambda mm: -bent(mm)))
+    assert done.facts["metrics"]["nmse"] == pytest.approx(done.facts["baselines"]["harmonic interpolation"]["nmse"])
+    assert {row["weight"] for row in sidecar(done)["changed"]} == {0.0}
+
+
+def test_damage_changes_only_its_boxes_and_the_same_seed_gives_the_same_file(restore, tmp_path) -> None:
+    path = mri_files.volume(tmp_path / "in", "a_T1w", mri_files.head(SHAPE), where=TURNED, compressed=True)
+    done = restore(path, damage="block:0.1")
+    before, after = stored(path), stored(done.facts["out"])
+    boxes_of = [row["box"] for row in sidecar(done)["changed"]]
+    moved = before != after
+    assert moved.any()
+    assert not (moved & ~inside(SHAPE, *boxes_of)).any()
+    assert done.facts["changed_fraction"] == pytest.approx(moved.mean())
+    assert 0 < done.facts["changed_fraction"] <= 0.5
+    one, other = nib.load(path), nib.load(done.facts["out"])
+    assert one.header == other.header  # type: ignore[attr-defined]
+    again, third = restore(path, damage="block:0.1", out="again"), restore(path, damage="block:0.1", seed=1, out="third")
+    assert Path(again.facts["out"]).read_bytes() == Path(done.facts["out"]).read_bytes()
+    assert sidecar(third)["changed"] != sidecar(done)["changed"]
+
+
+def test_the_picture_shows_the_volume_and_its_box_in_ras(restore, tmp_path, monkeypatch) -> None:
+    panels: list[Any] = []
+    draw = volumes.volume_png
+    monkeypatch.setattr(volumes, "volume_png", lambda path, shown: panels.extend(shown) or draw(path, shown))
+    truth = straight(places(SHAPE, TURNED))
+    path = mri_files.volume(tmp_path / "in", "a_T1w", truth, dtype="float32", where=TURNED)
+    done = restore(path, table="path,x0,x1,y0,y1,z0,z1\na_T1w.nii,8,15,10,18,8,14\n", reference=path)
+    (panel,) = panels
+    assert np.allclose(panel["truth"], straight(places(panel["truth"].shape, panel["affine"])), rtol=1e-5)
+    at = inside(panel["truth"].shape, [end for pair in zip(panel["box"].start, panel["box"].stop, strict=True) for end in pair])
+    assert np.array_equal(np.isnan(panel["before"]), at)
+    assert np.isfinite(panel["after"]).all()
+    assert Path(done.facts["picture"]).stat().st_size > 10_000
+
+
+def test_damage_hides_its_share_of_the_head(tmp_path) -> None:
+    shape = (50, 60, 40)
+    recording = readers.open_recording(
+        mri_files.volume(tmp_path, "a_T1w", mri_files.head(shape), where=mri_files.affine((3, 3, 4)))
+    )
+    head = Hole(0, (5, 5, 4), (45, 55, 36))
+    for severity in (0.02, 0.1, 0.3):
+        made = boxes.make(recording, [0], head, [("block", severity)], 0)
+        mask = inside(shape, *[hole.ends for hole in made])
+        within = inside(shape, head.ends)
+        assert mask[within].mean() == pytest.approx(severity, rel=0.05)
+        assert not mask[~within].any()
+        sides = (np.array([h.stop for h in made]) - [h.start for h in made]) * (3, 3, 4)
+        assert sides.max() <= 42
+
+
+def test_the_damaged_values_have_no_part_in_the_repair(restore, tmp_path) -> None:
+    values = mri_files.head(SHAPE)
+    other = values.copy()
+    other[8:15, 10:18, 8:14] = np.random.default_rng(0).uniform(0, 5000, (7, 8, 6))
+    table = "path,x0,x1,y0,y1,z0,z1\na_T1w.nii,8,15,10,18,8,14\n"
+    outs = []
+    for name, content in (("one", values), ("two", other)):
+        path = mri_files.volume(tmp_path / name, "a_T1w", content, dtype="float32", where=TURNED)
+        outs.append(stored(restore(path, table=table, out=f"out-{name}").facts["out"]))
+    assert np.array_equal(*outs)
+
+
+def test_voxels_that_are_not_finite_are_found_and_filled(restore, tmp_path) -> None:
+    values = mri_files.head(SHAPE)
+    values[10:14, 12:17, 9:12] = np.nan
+    values[10, 12, 9] = 500  # not damaged, though in the box
+    values[3, 4, 5] = np.inf
+    path = mri_files.volume(tmp_path / "in", "a_T1w", values, dtype="float32")
+    done = restore(path)
+    assert sorted(row["box"] for row in done.facts["detected"]) == [[3, 4, 4, 5, 5, 6], [10, 14, 12, 17, 9, 12]]
+    after = stored(done.facts["out"])
+    assert np.isfinite(after).all()
+    known = np.isfinite(values)
+    assert np.array_equal(after[known], values[known].astype(np.float32))
+    assert done.facts["metrics"] is None
+
+
+def test_a_background_that_is_not_finite_is_no_damage(restore, tmp_path) -> None:
+    values = mri_files.head(SHAPE)
+    values[values == 0] = np.nan
+    values[12:14, 14:16, 10:12] = np.nan
+    path = mri_files.volume(tmp_path / "in", "a_T1w", values, dtype="float32")
+    done = restore(path)
+    after = stored(done.facts["out"])
+    assert np.isfinite(after[12:14, 14:16, 10:12]).all()
+    assert np.isnan(after).sum() == np.isnan(values).sum() - 8
+    assert any("background" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("name", ["T2w", "T2"])
+def test_a_contrast_is_rebuilt_from_the_others(restore, tmp_path, name) -> None:
+    names = ("T1w", "T2", "FLAIR")
+    first, *rest = [
+        mri_files.volume(tmp_path / "in", f"sub-1_{n}", mri_files.head(SHAPE, n, seed=k), compressed=True)
+        for k, n in enumerate(names)
+    ]
+    done = restore(first, *rest, channels=(name,), reference=first.parent)
+    out = tmp_path / "out"
+    assert done.facts["task"] == "modality"
+    assert (out / first.name).read_bytes() == first.read_bytes()
+    assert (out / rest[1].name).read_bytes() == rest[1].read_bytes()
+    assert (stored(out / rest[0].name) != stored(rest[0])).mean() > 0.5
+    assert set(done.facts["baselines"]) == {"mean of the others", "flat"}
+    assert done.facts["baselines"]["flat"]["nmse"] == pytest.approx(1)
+    assert done.facts["baselines"]["mean of the others"]["nmse"] < 1
+    assert any("unit is not known" in note for note in done.notes)
+    with pytest.raises(UsageError, match="no channel 'T9'|T9"):
+        restore(first, *rest, channels=("T9",), out="none")
+
+
+def test_channel_damage_needs_another_contrast(restore, tmp_path) -> None:
+    first, *rest = mri_files.session(tmp_path / "in")
+    done = restore(first, *rest, damage="channel:0.4")
+    assert done.facts["task"] == "modality"
+    assert [row["why"] for row in sidecar(done)["changed"]] == ["channel"]
+    with pytest.raises(ReadError, match="one contrast"):
+        restore(first, damage="channel:0.4", out="alone")
+    with pytest.raises(ReadError, match="visible"):
+        restore(first, channels=("T1w",), out="alone")
+
+
+@pytest.mark.parametrize("depth", [11, 10, 9, 8])
+def test_a_thin_slab_is_seen_where_a_cube_fits_in_it(restore, tmp_path, depth) -> None:
+    first, second = [
+        mri_files.volume(tmp_path / "in", f"a_{n}", mri_files.head((26, 30, 20), n)[:, :, :depth]) for n in ("T1w", "T2w")
+    ]
+    restore(first, second, channels=("T2w",))
+    assert stored(tmp_path / "out/a_T2w.nii").std() > 1
+
+
+def test_a_slab_thinner_than_a_cube_is_refused(restore, tmp_path) -> None:
+    first, second = [mri_files.volume(tmp_path / "in", f"a_{n}", mri_files.head(SHAPE, n)[:, :, 9:15]) for n in ("T1w", "T2w")]
+    with pytest.raises(ReadError, match="cube of 8 mm"):
+        restore(first, second, channels=("T2w",))
+    done = restore(first, second, damage="block:0.1")  # what a harmonic fill does, needs no model
+    assert done.facts["metrics"]["nmse"] == pytest.approx(done.facts["baselines"]["harmonic interpolation"]["nmse"])
+
+
+def test_boxes_reach_contrasts_on_other_grids(restore, tmp_path) -> None:
+    """A box of the first contrast, in mm, is the box of the second, whose voxels are larger and run elsewhere."""
+    one = mri_files.affine(origin=(-13, -15, -11))
+    other = np.array([[0, 0, -2, 12], [2, 0, 0, -14], [0, 2, 0, -10], [0, 0, 0, 1.0]])
+    first = mri_files.volume(tmp_path / "in", "a_T1w", straight(places(SHAPE, one)), dtype="float32", where=one)
+    second = mri_files.volume(tmp_path / "in", "a_T2w", straight(places((15, 11, 13), other)), dtype="float32", where=other)
+    done = restore(first, second, table="path,x0,x1,y0,y1,z0,z1,channel\na_T1w.nii,6,14,9,20,7,13,T2w\n")
+    (row,) = sidecar(done)["changed"]
+    low, high = places(SHAPE, one)[:, 6, 9, 7], places(SHAPE, one)[:, 13, 19, 12]
+    mm = places((15, 11, 13), other)
+    want = np.all([(mm[k] >= low[k] - 1e-6) & (mm[k] <= high[k] + 1e-6) for k in range(3)], axis=0)
+    assert np.array_equal(inside((15, 11, 13), row["box"]), want)
+    moved = stored(tmp_path / "out/a_T2w.nii") != stored(second)
+    assert not (moved & ~want).any()
+    assert Path(done.facts["out"]).read_bytes() == first.read_bytes()
+
+
+def test_spans_of_other_recordings_are_refused(restore, tmp_path) -> None:
+    path = mri_files.volume(tmp_path / "in", "a_T1w", mri_files.head(SHAPE))
+    with pytest.raises(UsageError, match="x0,x1,y0,y1,z0,z1"):
+        restore(path, table="path,start,stop\na_T1w.nii,1,2\n")
+    with pytest.raises(UsageError, match="T9"):
+        restore(path, table="path,x0,x1,y0,y1,z0,z1,channel\na_T1w.nii,1,2,1,2,1,2,T9\n")
+    for row, hint in (("1,1,1,2,1,2", "x1 later than x0"), ("1,two,1,2,1,2", "'two'"), ("1,2,1,2,1,2.5", "'2.5'")):
+        with pytest.raises(UsageError, match=hint):
+            restore(path, table=f"path,x0,x1,y0,y1,z0,z1\na_T1w.nii,{row}\n")
+    with pytest.raises(UsageError, match="'z1'"):
+        restore(path, table="path,x0,x1,y0,y1,z0\na_T1w.nii,1,2,1,2,1\n")
+    done = restore(path, table="path,x0,x1,y0,y1,z0,z1\na_T1w.nii,20,99,-5,4,-9,8\na_T1w.nii,90,99,1,2,1,2\n")
+    assert [row["box"] for row in sidecar(done)["changed"]] == [[20, 26, 0, 4, 0, 8]]
+
+
+def test_scores_agree_with_formulas_on_the_files_on_disk(restore, tmp_path) -> None:
+    path = mri_files.volume(tmp_path / "in", "a_T1w", mri_files.head(SHAPE), dtype="float32")
+    done = restore(path, table="path,x0,x1,y0,y1,z0,z1\na_T1w.nii,8,15,10,18,8,14\n", reference=path)
+    at = inside(SHAPE, (8, 15, 10, 18, 8, 14))
+    x, y = stored(path)[at].astype(float), stored(done.facts["out"])[at].astype(float)
+    metrics = done.facts["metrics"]
+    assert metrics["mae"] == pytest.approx(np.abs(x - y).mean(), rel=1e-4)
+    assert metrics["voxels"] == at.sum()
+    (row,) = sidecar(done)["changed"]
+    assert metrics["nmse"] == pytest.approx(((x - y) ** 2).sum() / ((x - row["level"]) ** 2).sum(), rel=1e-4)
+    visible = stored(path)[~at]
+    assert visible.mean() < row["level"] < visible[visible > 0].mean()  # the box around a head holds air, but less
+    flat = done.facts["baselines"]["mean of the surroundings"]
+    around = stored(path)[7:16, 9:19, 7:15][~inside((9, 10, 8), (1, 8, 1, 9, 1, 7))].mean()
+    assert flat["mae"] == pytest.approx(np.abs(x - around).mean(), rel=1e-4)
+
+
+def test_a_harmonic_fill_is_the_solution_of_its_equations() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 7, 5))
+    hole = rng.random(values.shape) < 0.4
+    values[0, 0, :2] = np.nan  # unknown, though not to be filled
+    hole[0, 0, :2] = False
+    spacing = (1.0, 2.0, 0.7)
+    found = harmonic(values, hole, spacing)
+    assert np.array_equal(found[~hole], values[~hole], equal_nan=True)
+    checked = 0
+    for at in np.argwhere(hole):
+        total, weight = 0.0, 0.0
+        for axis, step in enumerate(spacing):
+            for way in (-1, 1):
+                beside = at.copy()
+                beside[axis] += way
+                if 0 <= beside[axis] < values.shape[axis] and np.isfinite(found[tuple(beside)]):
+                    total += found[tuple(beside)] / step**2
+                    weight += 1 / step**2
+        assert found[tuple(at)] == pytest.approx(total / weight, abs=1e-5)
+        checked += 1
+    assert checked == hole.sum() > 30
+    assert np.isnan(harmonic(np.full((3, 3, 3), np.nan), np.ones((3, 3, 3), bool), spacing)).all()
+
+
+def test_levels_of_nothing_are_not_known() -> None:
+    assert voxels.Level.of(np.empty(0)) is None
+    level = voxels.Level.of(np.array([3.0, 3.0]))
+    assert level is not None
+    assert (level.mean, level.deviation) == (3.0, 1.0)

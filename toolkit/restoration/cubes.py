@@ -1,0 +1,189 @@
+"""What a model makes of damaged volumes: hidden cubes predicted from the visible ones, brought to stored voxels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from readers.schema import BoolArray, Box, FloatArray, VolumeLike
+from readers.volume_grid import Size
+from toolkit.corpus.batches import collate
+from toolkit.corpus.framing.volumes import VolumeFraming
+from toolkit.corpus.scaled import Scaling
+from toolkit.model import tokenizers
+from toolkit.model.folder import LoadedModel
+from toolkit.model.tokenizers import VolumePatches
+from toolkit.objective.masks import split
+from toolkit.objective.reconstruction import visible_scale
+from toolkit.recipe import VolumeData
+from toolkit.restoration.boxes import Damaged, Hole, corners
+
+Float64 = NDArray[np.float64]
+LEAST = 0.01  # of a trilinear weight that known voxels must have
+EDGE = 1  # stored voxels beside a hole that the prediction has to cover too, to be joined to what is visible there
+
+
+@dataclass(frozen=True)
+class Field:
+    """Predicted physical values (X, Y, Z) of one contrast, from voxel ``start`` of the model's grid, NaN where none are."""
+
+    values: Float64
+    start: Size
+    affine: Float64  # of the model's grid to RAS mm
+
+    def at(self, affine: Float64, start: Size, stop: Size) -> Float64:
+        """Values at a box of stored voxels, whose affine is given: trilinear, the nearest value beyond the field."""
+        way = np.linalg.inv(self.affine) @ affine
+        known = np.isfinite(self.values)
+        values, shares = np.where(known, self.values, 0.0), known.astype(np.float64)
+        found = np.empty([b - a for a, b in zip(start, stop, strict=True)])
+        for plane in range(len(found)):
+            i, j, k = np.ogrid[start[0] + plane : start[0] + plane + 1, start[1] : stop[1], start[2] : stop[2]]
+            places = [a * i + b * j + c * k + d - o for (a, b, c, d), o in zip(way[:3], self.start, strict=True)]
+            at = np.stack(np.broadcast_arrays(*places))
+            total = ndimage.map_coordinates(values, at, order=1, mode="nearest")
+            share = ndimage.map_coordinates(shares, at, order=1, mode="nearest")
+            found[plane] = np.where(share > LEAST, total / np.maximum(share, LEAST), np.nan)[0]
+        return found
+
+
+class CubePredictor:
+    """Predicts damaged contrasts with one model, with the preprocessing the model was trained on."""
+
+    def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
+        self.model = loaded.model.to(device).eval()
+        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
+        assert isinstance(tokenizer, VolumePatches) and isinstance(data, VolumeData)
+        self.tokenizer, self.data, self.device = tokenizer, data, device
+
+    @property
+    def side_mm(self) -> float:
+        """Side of a token's cube."""
+        return self.tokenizer.patch * self.data.spacing_mm
+
+    def framing(self) -> VolumeFraming:
+        """Windows of a recording; a new one for each, as it remembers where heads are."""
+        return VolumeFraming(self.data, self.tokenizer.patch)
+
+    def channels(self, recording: VolumeLike) -> list[int]:
+        """Contrasts of the kinds that the model was trained on. Raises ReadError when there are none."""
+        return self.framing().channels(recording)
+
+    def predict(self, seen: Damaged, channels: Sequence[int], holes: Sequence[Hole]) -> dict[int, Field]:
+        """A field over its holes for each damaged contrast. Raises ReadError."""
+        _, affine = seen.grid(self.data.spacing_mm)
+        areas = [(hole.channel, self._area(seen, hole, affine)) for hole in holes]
+        windows = self._windows(seen, [box for _, box in areas])
+        damaged = sorted({channel for channel, _ in areas})
+        low = np.min([w.start for w in windows], axis=0)
+        size = np.max([w.stop for w in windows], axis=0) - low
+        total = {c: np.zeros(size, np.float32) for c in damaged}
+        weight = np.zeros(size, np.float32)
+        for window in windows:
+            values = self._window(seen, channels, areas, window)
+            if values is None:
+                continue
+            at = tuple(slice(a - o, b - o) for a, b, o in zip(window.start, window.stop, low, strict=True))
+            fade = _fade(window.shape)
+            for channel in damaged:
+                total[channel][at] += values[channels.index(channel)] * fade
+            weight[at] += fade
+        with np.errstate(invalid="ignore"):
+            return {c: Field(np.where(weight > 0, t / weight, np.nan), _size(low), affine) for c, t in total.items()}
+
+    def _area(self, seen: Damaged, hole: Hole, affine: Float64) -> Box:
+        """The box of the model's grid that a hole and the voxels it is joined to lie in, a voxel more on each side."""
+        way = np.linalg.inv(affine) @ seen.affine_of(hole.channel)
+        low, high = corners([a - EDGE for a in hole.start], [b + EDGE for b in hole.stop], way)
+        return Box(_size(np.floor(low) - 1), _size(np.ceil(high) + 2))
+
+    def _windows(self, seen: Damaged, areas: Sequence[Box]) -> list[Box]:
+        """Cubes over the head that touch a hole, and cubes around the holes that none of them holds.
+
+        Their tokens start at the border of the file, so that as many as can be lie wholly inside a thin slab.
+        """
+        framing, patch = self.framing(), self.tokenizer.patch
+        planned = framing.plan(seen, self.data.window_mm, self.data.window_mm / 2)
+        starts = [np.rint(np.array(w.start) / patch) * patch for w in planned if isinstance(w, Box)]
+        cubes = [Box(_size(s), _size(s + framing.side)) for s in starts]
+        used = [cube for cube in cubes if any(_touch(cube, area) for area in areas)]
+        shape = seen.grid(self.data.spacing_mm)[0]
+        for area in areas:
+            inside = Box(_size(np.maximum(area.start, 0)), _size(np.minimum(area.stop, shape)))
+            if not any(_holds(cube, inside) for cube in used):
+                spans = zip(inside.start, inside.stop, strict=True)
+                for x, y, z in product(*[_starts(a, b, max(framing.side - patch, 1)) for a, b in spans]):
+                    start = np.array((x, y, z)) // patch * patch
+                    used.append(Box(_size(start), _size(start + framing.side)))
+        return list(dict.fromkeys(used))
+
+    @torch.inference_mode()
+    def _window(self, seen: Damaged, channels: Sequence[int], areas: Sequence[tuple[int, Box]], window: Box) -> Float64 | None:
+        """One window: the model's prediction of every cube that is not wholly visible, the others as they are; physical.
+
+        None where no cube is.
+        """
+        scaled = self.framing().load(seen, window, channels)
+        valid: BoolArray = scaled.valid.copy()
+        for channel, area in areas:
+            at = tuple(slice(max(a - o, 0), max(b - o, 0)) for a, b, o in zip(area.start, area.stop, window.start, strict=True))
+            valid[channels.index(channel)][at] = False
+        scaling = _levels(scaled.scaling, scaled.valid)
+        scaled = replace(scaled, values=np.where(valid, scaled.values, np.float32(0)), valid=valid)
+        tokens = self.tokenizer.tokenize(collate([scaled]))
+        if not tokens.valid.any():
+            return None
+        mask = split(torch.zeros(tokens.valid.shape), tokens.valid, int(tokens.valid.sum()))
+        patches = tokens.patches.clone()
+        if mask.hidden.shape[1]:
+            factor = visible_scale(tokens, mask.visible)[..., None]
+            on = replace(tokens, patches=tokens.patches / factor).to(self.device)
+            predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
+            patches[0, mask.hidden[0]] = predicted[0] * factor[0, mask.hidden[0]]
+        restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
+        return scaling.invert(restored)
+
+
+def _levels(scaling: Scaling, valid: BoolArray) -> Scaling:
+    """The scaling, with the mean level and scale of the visible contrasts for those of which nothing is visible."""
+    shown = valid.any(axis=(1, 2, 3))
+    if shown.all() or not shown.any():
+        return scaling
+    return Scaling(
+        np.where(shown, scaling.offset, scaling.offset[shown].mean()), np.where(shown, scaling.scale, scaling.scale[shown].mean())
+    )
+
+
+def _fade(shape: Size) -> NDArray[np.float32]:
+    """Weights of a window that fall towards its faces."""
+    x, y, z = (np.minimum(np.arange(1, n + 1), np.arange(n, 0, -1)).astype(np.float32) for n in shape)
+    return x[:, None, None] * y[:, None] * z
+
+
+def _starts(low: int, high: int, side: int) -> list[int]:
+    """Starts of windows over low..high that overlap by half, or of one around it."""
+    extent = high - low
+    if extent <= side:
+        return [low - (side - extent) // 2]
+    count = math.ceil((extent - side) / (side / 2)) + 1
+    return np.linspace(low, high - side, count).round().astype(int).tolist()
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return all(a < d and c < b for a, b, c, d in zip(one.start, one.stop, other.start, other.stop, strict=True))
+
+
+def _holds(outer: Box, inner: Box) -> bool:
+    return all(a <= c and d <= b for a, b, c, d in zip(outer.start, outer.stop, inner.start, inner.stop, strict=True))
+
+
+def _size(values: Sequence[float] | NDArray) -> Size:
+    x, y, z = (int(v) for v in values)
+    return x, y, z

@@ -1,0 +1,191 @@
+"""Restoring volumes: boxes of voxels, in one contrast or all, and whole contrasts from the others of their session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from readers.schema import Box, Patch, ReadError, Recording, VolumeLike
+from readers.volume_grid import Size, turn_of, turned, turned_grid
+from toolkit.report.pictures import VolumePanel, volume_png
+from toolkit.restoration import boxes, trust, voxels
+from toolkit.restoration.boxes import Damaged, Hole
+from toolkit.restoration.cubes import CubePredictor
+from toolkit.restoration.mender import Mended, Mender, Request
+from toolkit.restoration.voxels import Part
+
+PANELS = 3  # contrasts shown in the picture
+
+
+class VolumeMender(Mender):
+    """Repairs boxes of voxels and missing contrasts."""
+
+    headline = "nmse"
+    kinds = ("block", "channel")
+
+    def __init__(self, predictor: CubePredictor) -> None:
+        self.predictor = predictor
+
+    def usable(self, recording: Recording) -> list[int]:
+        """Contrasts of the kinds that the model was trained on. Raises ReadError."""
+        return self.predictor.channels(_volume(recording))
+
+    def check(self, recording: Recording, rows: pd.DataFrame) -> None:
+        """Raises UsageError for a contrast that the recording does not have, and for spans that are no boxes."""
+        boxes.from_table(rows, _volume(recording), ())
+
+    def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> VolumeMended:
+        """Repair boxes that are asked for, made or found. Raises ReadError."""
+        volume, usable = _volume(recording), self.usable(recording)
+        wanted, notes = self._holes(volume, request, rows, usable)
+        left = sorted({h.channel for h in wanted} - set(usable))
+        unread = [volume.channels[c] for c in left]
+        notes += [f"{c.name} is {c.kind}, which the model does not read; left as it is" for c in unread]
+        holes = sorted({h for h in wanted if h.channel in usable})
+        seen = Damaged(volume, holes)
+        masks = boxes.union(seen, holes)
+        if sum(int(mask.sum()) for mask in masks.values()) >= boxes.voxels(volume, usable):
+            raise ReadError(f"nothing of '{recording.path.name}' is visible to repair from")
+        fields = self.predictor.predict(seen, usable, holes) if holes else {}
+        levels = voxels.levels(seen, self.predictor.framing(), usable)
+        for channel, field in fields.items():
+            if levels[channel] is None and not np.isfinite(field.values).any():
+                raise ReadError(
+                    f"'{recording.path.name}' shows no whole cube of {self.predictor.side_mm:g} mm, which the model needs, "
+                    f"to rebuild {volume.channels[channel].name} from"
+                )
+        weights = trust.weights(self.predictor, seen, usable, holes, masks, levels) if holes else {}
+        parts = [p for c in sorted(masks) for p in voxels.join(seen, c, masks[c], fields[c], levels[c], weights[c])]
+        notes += [
+            f"nothing of {volume.channels[c].name} is visible, so its unit is not known: it is written in that of the others"
+            for c in sorted({p.channel for p in parts if p.whole})
+        ]
+        return VolumeMended(seen, holes, parts, levels, weights, self.predictor, request, notes)
+
+    def _holes(
+        self, recording: VolumeLike, request: Request, rows: pd.DataFrame | None, usable: Sequence[int]
+    ) -> tuple[list[Hole], list[str]]:
+        if request.found:
+            return boxes.detect(recording, usable)
+        found: list[Hole] = []
+        if request.channels:
+            have = [i for i, c in enumerate(recording.channels) if {c.name, c.canonical} & set(request.channels)]
+            if not have:
+                raise ReadError(f"'{recording.path.name}' has no channel {' or '.join(request.channels)}")
+            found += [boxes.whole(recording, c) for c in have]
+        if rows is not None:
+            found += boxes.from_table(rows, recording, usable)
+        if request.damage:
+            framing = self.predictor.framing()
+            head = boxes.within(recording, framing.head(recording), framing.spacing)
+            found += boxes.make(recording, usable, head, request.damage, request.seed)
+        return found, []
+
+
+class VolumeMended(Mended):
+    """Repaired boxes of one recording."""
+
+    scale = (
+        "per window: mean and deviation of each contrast's visible bright voxels, and RMS of the visible cubes; harmonic "
+        "fill from the voxels around a box, plus the model's detail times the weight that serves boxes that are not damaged best"
+    )
+
+    def __init__(
+        self,
+        seen: Damaged,
+        holes: Sequence[Hole],
+        parts: Sequence[Part],
+        levels: voxels.Levels,
+        weights: Mapping[int, float],
+        predictor: CubePredictor,
+        request: Request,
+        notes: list[str],
+    ) -> None:
+        self.seen, self.holes, self.parts, self.levels = seen, holes, parts, levels
+        self.predictor, self.notes = predictor, notes
+        self.patches = [Patch(p.channel, p.places(seen.shape_of(p.channel)), p.values) for p in parts]
+        means = {c: level.mean if level is not None else None for c, level in levels.items()}
+        self.changed = [
+            {**self._row(hole), "method": "model", "weight": weights[hole.channel], "level": means[hole.channel]}
+            for hole in holes
+        ]
+        self.detected = [self._row(hole) for hole in holes if hole.why == "invalid"]
+        whole = any(p.whole for p in parts)
+        self.task = request.task if request.task != "auto" else "modality" if whole else "inpaint"
+
+    def _row(self, hole: Hole) -> dict[str, Any]:
+        return {"channel": self.seen.channels[hole.channel].name, "box": hole.ends, "why": hole.why}
+
+    def arrays(self) -> dict[str, NDArray]:
+        """Channel and box (n, 6) of each hole: x0, x1, y0, y1, z0, z1 in stored voxels."""
+        return {
+            "channel": np.array([hole.channel for hole in self.holes]),
+            "box": np.array([hole.ends for hole in self.holes]).reshape(-1, 6),
+        }
+
+    def score(self, truth: Recording) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """NMSE, PSNR and mean absolute error over the repaired voxels; see ``voxels.scores``."""
+        clean = Damaged(_volume(truth), [])
+        framing = self.predictor.framing()
+        head = boxes.within(clean, framing.head(clean), framing.spacing)
+        pieces = [voxels.piece(clean, part, self.levels[part.channel], head) for part in self.parts]
+        names = {part.channel: self.seen.channels[part.channel].name for part in self.parts}
+        found = {
+            name: voxels.scores([p.scored(make(self.seen, p.part, self.levels)) for p in pieces], names)
+            for name, make in voxels.baselines(self.parts).items()
+        }
+        return voxels.scores([p.scored(p.part.values) for p in pieces], names), found
+
+    def draw(self, truth: Recording | None, path: Path) -> None:
+        """Slices through the largest repaired box of each contrast."""
+        clean = Damaged(_volume(truth), []) if truth is not None else None
+        largest: dict[int, Hole] = {}
+        for hole in self.holes:
+            other = largest.setdefault(hole.channel, hole)
+            if boxes.size_of(hole) > boxes.size_of(other):
+                largest[hole.channel] = hole
+        volume_png(path, [self._panel(hole, clean) for hole in list(largest.values())[:PANELS]])
+
+    def _panel(self, hole: Hole, truth: Damaged | None) -> VolumePanel:
+        channel, shape = hole.channel, self.seen.shape_of(hole.channel)
+        affine = self.seen.affine_of(channel)
+        before = self.seen.stored_values(channel).astype(np.float32)
+        after = before.copy()
+        for part in self.parts:
+            if part.channel == channel:
+                after.ravel()[part.places(shape)] = part.values
+        turn = turn_of(affine)
+        count = sum(h.channel == channel for h in self.holes)
+        said = "1 box repaired" if count == 1 else f"{count} boxes repaired, the largest is shown"
+        panel: VolumePanel = {
+            "title": f"{self.seen.channels[channel].name}: {said}",
+            "before": turned(before, turn),
+            "after": turned(after, turn),
+            "affine": turned_grid(shape, affine, turn).affine,
+            "box": _turned_box(hole, shape, affine),
+        }
+        if truth is not None:
+            panel["truth"] = turned(truth.stored_values(channel).astype(np.float32), turn)
+        return panel
+
+
+def _turned_box(hole: Hole, shape: Size, affine: NDArray[np.float64]) -> Box:
+    """A box of the stored array in the array whose axes are permuted and flipped: its own inverse's inverse."""
+    turn = turn_of(affine)
+    whole = turned_grid(shape, affine, turn).shape
+    start, stop = [0, 0, 0], [0, 0, 0]
+    for ras, (axis, flipped) in enumerate(zip(*turn, strict=True)):
+        start[ras] = whole[ras] - hole.stop[axis] if flipped else hole.start[axis]
+        stop[ras] = whole[ras] - hole.start[axis] if flipped else hole.stop[axis]
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _volume(recording: Recording) -> VolumeLike:
+    if not isinstance(recording, VolumeLike):
+        raise ReadError(f"'{recording.path.name}' holds no volume")
+    return recording
