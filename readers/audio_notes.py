@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
@@ -35,7 +36,7 @@ _TABLE_ENDINGS = (".selections.txt", ".BirdNET.selection.table.txt", *(f".Table.
 def tables_beside(path: Path) -> list[Path]:
     """Raven tables and Audacity labels that belong to an audio file, by their names and first bytes."""
     named = [path.with_name(path.stem + ending) for ending in _TABLE_ENDINGS]
-    found = [file for file in named if file.is_file()]
+    found = [file for file in named if os.path.isfile(file)]  # Path.is_file raises where a name is too long
     labels = path.with_name(path.stem + ".txt")
     if labels.is_file() and _looks_like_table(labels):
         found.append(labels)

@@ -94,7 +94,8 @@ def _filled(path: Path, found: NDArray[Any], start: int, stop: int) -> NDArray[A
 
 def reason(error: Exception) -> str:
     """What a library says went wrong, in one line."""
-    return " ".join(str(getattr(error, "error_string", error)).split()) or type(error).__name__
+    said = " ".join(str(getattr(error, "error_string", error)).split())
+    return said.removeprefix("Error : ").rstrip(".") or type(error).__name__
 
 
 class Overlay:

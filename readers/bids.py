@@ -112,6 +112,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no file")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
     return path.read_bytes().decode("utf-8-sig", "replace")

@@ -52,7 +52,7 @@ class BrainVisionRecording(MatrixRecording):
 def _layout(path: Path, header: Header, notes: list[str]) -> Layout:
     data, n_channels, dtype = header.data, len(header.channels), np.dtype(header.dtype)
     if not data.is_file():
-        raise ReadError(f"{data.name}, named by {path.name}, is missing")
+        raise ReadError(f"{data.name}, named by {path.name}, is {'no file' if data.exists() else 'missing'}")
     n_bytes, per_sample = data.stat().st_size, n_channels * dtype.itemsize
     n_samples = n_bytes // per_sample
     if n_samples == 0:

@@ -96,8 +96,8 @@ def read_header(path: Path) -> Header:
     if kind not in _TYPES:
         raise ReadError(f"{path.name} has the binary format {kind}, expected one of {', '.join(_TYPES)}")
     big_endian = parts.get("binary infos", {}).get("usebigendianorder", "NO").upper() == "YES"
-    n_channels = _number(path, common, "numberofchannels", MAX_CHANNELS)
-    interval = _number(path, common, "samplinginterval", 1e12)
+    n_channels = _number(path, common, "NumberOfChannels", MAX_CHANNELS)
+    interval = _number(path, common, "SamplingInterval", 1e12)
     if 1e6 / interval > MAX_RATE_HZ:
         raise ReadError(f"{path.name} has the sampling interval {interval:g} µs, too short for a recording")
     points = common.get("datapoints", "")
@@ -116,11 +116,11 @@ def read_header(path: Path) -> Header:
 
 def _number(path: Path, common: Mapping[str, str], key: str, most: float) -> float:
     try:
-        value = float(common[key])
+        value = float(common[key.lower()])
     except (KeyError, ValueError):
-        raise ReadError(f"{path.name} has the {key} {common.get(key, 'missing')}, expected a number") from None
-    if not 0 < value <= most or (key == "numberofchannels" and value != int(value)):
-        raise ReadError(f"{path.name} has the {key} {value:g}, expected a number up to {most:g}")
+        raise ReadError(f"{path.name} has the {key} {common.get(key.lower(), 'missing')}, expected a number") from None
+    if not 0 < value <= most or (key == "NumberOfChannels" and value != int(value)):
+        raise ReadError(f"{path.name} has the {key} {value:g}, expected a number above 0 and up to {most:g}")
     return value
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from readers.schema import Patch, ReadError, Recording, Written
-from readers.wfdb_header import looks_like_header
+from readers.wfdb_header import Header, looks_like_header
 from readers.wfdb_notes import ANNOTATORS
 from readers.wfdb_record import WfdbRecording
 from readers.wfdb_store import NOT_STORED, read_header
@@ -23,6 +23,7 @@ class WfdbReader:
     domains: tuple[str, ...] = ("cardiac",)
     suffixes: tuple[str, ...] = (".hea",)
     companions: tuple[str, ...] = (".dat", ".xyz", ".mat", ".flac", *(f".{annotator}" for annotator in ANNOTATORS))
+    copy_suffix: str | None = None
 
     def claims(self, path: Path, head: bytes) -> bool:
         """Whether the first bytes read as a WFDB header; an empty file is claimed, to be reported as empty."""
@@ -30,10 +31,16 @@ class WfdbReader:
 
     def members(self, path: Path) -> Iterator[Path]:
         """Files that a header names: signal files, segment headers and their signal files. Reads headers only."""
-        for name in dict.fromkeys([path.stem, *_segment_names(path)]):
-            header = path.parent / f"{name}.hea"
-            yield header
-            yield from _signal_files(header)
+        header = _parsed(path)
+        yield path
+        if header is None:
+            return
+        yield from _signal_files(path, header)
+        for name in dict.fromkeys(name for name, _ in header.segments if name not in (NOT_STORED, path.stem)):
+            segment = path.parent / f"{name}.hea"
+            yield segment
+            if (inner := _parsed(segment)) is not None:
+                yield from _signal_files(segment, inner)
 
     def groups(self, paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
         """Every record stands alone."""
@@ -49,18 +56,15 @@ class WfdbReader:
         return write_wfdb(recording, patches, path)
 
 
-def _segment_names(path: Path) -> list[str]:
+def _parsed(path: Path) -> Header | None:
     try:
-        return [name for name, _ in read_header(path).segments if name != NOT_STORED]
+        return read_header(path)
     except ReadError:
-        return []  # reported when the record is opened
+        return None  # reported when the record is opened
 
 
-def _signal_files(path: Path) -> list[Path]:
-    try:
-        return [path.parent / line.file for line in read_header(path).signals if line.file != NOT_STORED]
-    except ReadError:
-        return []
+def _signal_files(path: Path, header: Header) -> list[Path]:
+    return [path.parent / name for name in dict.fromkeys(line.file for line in header.signals) if name != NOT_STORED]
 
 
 def create_wfdb(

@@ -61,7 +61,8 @@ def write_edf(recording: EdfRecording, patches: Sequence[Patch], path: Path) -> 
         if scratch.stat().st_size < needed:
             raise ReadError(f"{recording.path.name} has become shorter since it was opened")
         with scratch.open("r+b") as copy:
-            _patch(copy, recording.header.n_bytes, recording.header.width, [job for job in jobs if job.flat.size])
+            used = [job for job in jobs if job.flat.size]
+            tally.changed = _patch(copy, recording.header.n_bytes, recording.header.width, used)
         os.replace(scratch, path)
     except OSError as error:
         raise ReadError(f"the copy of {recording.path.name} cannot be written: {error.strerror or error}") from error
@@ -100,7 +101,6 @@ def _job(recording: EdfRecording, channel: int, patches: Sequence[Patch], tally:
     chosen = inside & known
     digital, clipped = _digital(values[chosen], signal, recording.header.width)
     tally.clipped += clipped
-    tally.changed += digital.size
     return _Job(flat[chosen], digital)
 
 
@@ -122,8 +122,9 @@ def _digital(values: NDArray[np.float64], signal: EdfSignal, width: int) -> tupl
     return limited.astype(np.int64), int(np.count_nonzero(limited != wanted))
 
 
-def _patch(copy: BinaryIO, origin: int, width: int, jobs: Sequence[_Job]) -> None:
-    """Set the samples of all jobs, from the beginning of the file to its end, in steps of bounded size."""
+def _patch(copy: BinaryIO, origin: int, width: int, jobs: Sequence[_Job]) -> int:
+    """Set the samples of all jobs, in file order and in steps of bounded size; returns how many were others before."""
+    changed = 0
     heads = [0] * len(jobs)
     while any(head < job.flat.size for head, job in zip(heads, jobs, strict=True)):
         first = min(int(job.flat[head]) for head, job in zip(heads, jobs, strict=True) if head < job.flat.size)
@@ -134,7 +135,11 @@ def _patch(copy: BinaryIO, origin: int, width: int, jobs: Sequence[_Job]) -> Non
         raw = np.frombuffer(copy.read((last - first) * width), np.uint8).reshape(-1, width).copy()
         for job, head, end in touched:
             # Little-endian two's complement: the lower bytes of eight.
-            raw[job.flat[head:end] - first] = job.digital[head:end].astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+            new = job.digital[head:end].astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+            places = job.flat[head:end] - first
+            changed += int((raw[places] != new).any(axis=1).sum())
+            raw[places] = new
         copy.seek(origin + first * width)
         copy.write(raw.tobytes())
         heads = ends
+    return changed

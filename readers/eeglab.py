@@ -74,7 +74,8 @@ class SetRecording(MatrixRecording):
         named = self.path.parent / name.replace("\\", "/").rpartition("/")[2]
         self.data_file = named if named.is_file() else self.path.with_suffix(".fdt")
         if not self.data_file.is_file():
-            raise ReadError(f"{named.name or 'the data file'}, named by {self.path.name}, is missing")
+            gone = "no file" if named.name and named.exists() else "missing"
+            raise ReadError(f"{named.name or 'the data file'}, named by {self.path.name}, is {gone}")
         held, claimed = self.data_file.stat().st_size, n_channels * n_samples * 4
         if held != claimed:
             raise ReadError(f"{self.data_file.name} holds {held} bytes, {self.path.name} claims {claimed}")

@@ -73,7 +73,7 @@ def _tag(path: Path, handle: int, at: int, size: int) -> tuple[Tag, int]:
     raw = os.pread(handle, 16, at) if 0 <= at <= size - 16 else b""
     kind, type_, length, follow = struct.unpack(">4i", raw) if len(raw) == 16 else (0, 0, -1, -1)
     if not 0 <= length <= size - at - 16:
-        raise ReadError(f"{path.name} is cut short or broken at byte {at} of {size}")
+        raise ReadError(f"{path.name} is {f'cut short or broken at byte {at} of {size}' if size else 'empty'}")
     return Tag(kind, type_, length, at + 16), follow
 
 

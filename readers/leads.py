@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 _AFFIXES = ("ecg", "ekg", "lead")
 _LEADS = {
@@ -23,15 +24,20 @@ _FRANK = {"x": "VX", "y": "VY", "z": "VZ"}
 # "I-II" is a bipolar derivation, not lead III.
 _JOINED = ("v", "av", "a", "ml", "mv", "mcl")
 
-_PPG = re.compile(r"p?pleth\w*|ppg\w*|red|ir|infrared|green", re.ASCII)
+_PPG = re.compile(r"p?pleth\w*|ppg\w*|bvp\d*", re.ASCII)
+# The light of a photoplethysmogram, also glued to what it is ("ppgred", "redled").
+_LIGHT = re.compile(r"(?:p?pleth|ppg|led)?(red|ir|infrared|green)(?:led|ppg)?\d*", re.ASCII)
+_LIGHTS = {"red": "PPG red", "ir": "PPG infrared", "infrared": "PPG infrared", "green": "PPG green"}
 _OTHERS = (
     ("resp", "RESP", re.compile(r"resp\w*", re.ASCII)),
     ("abp", "ABP", re.compile(r"(?:i?abp|ao?bp|art|bp)\d*", re.ASCII)),
+    ("spo2", "SpO2", re.compile(r"%?s[pa]o2\w*%?", re.ASCII)),
     ("acc", None, re.compile(r"acc\w*", re.ASCII)),
     ("eeg", None, re.compile(r"eeg\w*", re.ASCII)),
     ("eog", None, re.compile(r"eog\w*", re.ASCII)),
     ("emg", None, re.compile(r"emg\w*", re.ASCII)),
 )
+_NOT_LIGHT = tuple(pattern for kind, _, pattern in _OTHERS if kind != "spo2")
 _ECG = re.compile(r"(?:ecg|ekg)\w*", re.ASCII)
 _VOLTS = {"v": 1.0, "mv": 1e-3, "uv": 1e-6, "µv": 1e-6, "μv": 1e-6, "nv": 1e-9}
 
@@ -50,19 +56,25 @@ def si_factor(unit: str | None) -> float | None:
     return _VOLTS.get(unit.lower()) if unit else None
 
 
+@lru_cache(maxsize=1024)  # the same dozen names come back in every record
 def describe(name: str, unit: str | None) -> tuple[str, str]:
     """Canonical name and kind of a channel, from its name and, for an unknown name, from its unit.
 
-    Kinds: ``ecg``, ``ppg``, ``resp``, ``abp``, ``acc``, ``eeg``, ``eog``, ``emg``, ``other``. A name that
-    is not known is kept as written.
+    Kinds: ``ecg``, ``ppg``, ``resp``, ``abp``, ``spo2``, ``acc``, ``eeg``, ``eog``, ``emg``, ``other``. PPG keeps
+    its light where the name says it: ``PPG``, ``PPG red``, ``PPG infrared``, ``PPG green``. A name that is not
+    known is kept as written.
     """
     is_volts = si_factor(unit) is not None
     words = [word for word in re.split(r"[\s_-]+", name.strip().lower()) if word]
     lead = _lead(name, words, is_volts)
     if lead is not None:
         return lead, "ecg"
+    light = _light(name)
     if any(_PPG.fullmatch(word) for word in words):
-        return "PPG", "ppg"
+        return light or "PPG", "ppg"
+    named = bool(words) and any(pattern.fullmatch(words[0]) for pattern in (_ECG, *_NOT_LIGHT))
+    if light and not named:
+        return light, "ppg"
     for kind, canonical, pattern in _OTHERS:
         if words and pattern.fullmatch(words[0]):
             return canonical or name.strip().upper(), kind
@@ -90,6 +102,12 @@ def lead_axis(canonical: str) -> tuple[float, float, float] | None:
     if angle_deg is None:
         return None
     return math.cos(math.radians(angle_deg)), 0.0, -math.sin(math.radians(angle_deg))
+
+
+def _light(name: str) -> str | None:
+    """The canonical name of a PPG of the light that a name states; None where it states none."""
+    words = re.split(r"[\W_]+", re.sub(r"infra[\W_]*red", "infrared", name.lower()))
+    return next((_LIGHTS[match[1]] for word in words if (match := _LIGHT.fullmatch(word))), None)
 
 
 def _lead(name: str, words: list[str], is_volts: bool) -> str | None:

@@ -70,9 +70,11 @@ def byte_order(head: bytes) -> str:
     """``<`` or ``>`` for a level 5 file. Raises ReadError, with advice for the HDF5 files of MATLAB 7.3."""
     if head[:10] == b"MATLAB 7.3" or head[:8] == b"\x89HDF\r\n\x1a\n":
         raise ReadError("is a MATLAB 7.3 file (HDF5): save it again from EEGLAB as version 7, or with its data in a .fdt")
+    if not head:
+        raise ReadError("is empty")
     order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
     if order is None:
-        raise ReadError("is no MATLAB file of level 5")
+        raise ReadError("is no MATLAB file of version 5 to 7")
     return order
 
 

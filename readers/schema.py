@@ -212,9 +212,7 @@ class SignalLike(Recording):
     """Channels over time."""
 
     @abstractmethod
-    def read(
-        self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None
-    ) -> SignalSample:
+    def read(self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None) -> SignalSample:
         """Read samples start..stop of the grid k / rate_hz (default: ``axes.rate_hz``).
 
         Samples outside the recording come back as not valid. Two reads that share a sample agree on

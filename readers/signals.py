@@ -56,9 +56,7 @@ class SignalRecording(SignalLike):
         """Samples of a channel on its own grid."""
         return self._length(channel)
 
-    def read(
-        self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None
-    ) -> SignalSample:
+    def read(self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None) -> SignalSample:
         """Read samples start..stop of the grid k / rate_hz (default: ``axes.rate_hz``).
 
         Returns values float32 (C, T) in each channel's unit. A sample is valid where it lies inside the
@@ -83,10 +81,12 @@ class SignalRecording(SignalLike):
         valid &= np.isfinite(values)  # a float64 beyond float32's range
         if not valid.all():
             values[~valid] = 0.0
+        time_s = np.arange(start, stop, dtype=np.float64)
+        time_s /= rate
         return SignalSample(
             values=values,
             valid=valid,
-            time_s=np.arange(start, stop, dtype=np.float64) / rate,
+            time_s=time_s,
             rate_hz=float(rate),
             channels=tuple(self.channels[channel] for channel in picked),
             window=Window(start, stop),
@@ -139,7 +139,7 @@ def _on_grid(native: Float64, block: _Block, up: int, down: int) -> tuple[Float6
     """Values and validity of the wanted grid's samples ``block.out``."""
     if up == down or native.size == 0:
         known = np.isfinite(native)
-        return np.where(known, native, 0.0), known
+        return native if known.all() else np.where(known, native, 0.0), known
     first, last = block.padded
     # The ends of the recording are continued by their last value: a step to zero would ring.
     edges = (block.stored[0] - first, last - block.stored[1])

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, time
-from pathlib import PurePath
+from functools import lru_cache
+from itertools import islice
 
 from readers.schema import ReadError
 
@@ -35,10 +36,10 @@ _RECORD = re.compile(
 _SECOND_LINE = re.compile(r"\S+\s+\d+")
 _FORMAT = re.compile(rf"({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?", re.ASCII)
 _GAIN = re.compile(rf"({_NUMBER})(?:\(([-+]?{_COUNT})\))?(?:/(\S+))?", re.ASCII)
-_INTEGER = re.compile(rf"[-+]?{_COUNT}", re.ASCII)
 _SEGMENT = re.compile(rf"(\S+)\s+({_COUNT})(?:\s.*)?", re.ASCII)
 # Fields of a signal line after file, format and gain: resolution, zero, initial value, checksum, block size.
 _ZERO, _INITIAL, _CHECKSUM, _N_INTEGERS = 1, 2, 3, 5
+_INTEGERS = re.compile(rf"(?:[-+]?{_COUNT} ){{0,{_N_INTEGERS}}}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Header:
 
 def looks_like_header(head: bytes) -> bool:
     """Whether the first bytes of a file read as a WFDB record line and the start of the line after it."""
-    content = [text for _, text in _content_lines(head)]
+    content = [text for _, text in islice(_content_lines(head), 2)]
     if not content or not _RECORD.fullmatch(content[0]):
         return False
     return len(content) == 1 or _SECOND_LINE.match(content[1]) is not None
@@ -150,15 +151,14 @@ def _decode(line: bytes) -> str:
 def _content_lines(data: bytes) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(data.splitlines()):
         text = _decode(line).strip()
-        if text and not text.startswith("#"):
+        if text and text[0] != "#":
             yield number, text
 
 
 def _comments(data: bytes) -> Iterator[str]:
     for line in data.splitlines():
-        text = _decode(line).strip()
-        if text.startswith("#"):
-            yield text.lstrip("#").strip()
+        if line.lstrip()[:1] == b"#":
+            yield _decode(line).strip().lstrip("#").strip()
 
 
 def _start_date(day: str | None, clock: str | None) -> str | None:
@@ -183,44 +183,56 @@ def _clock(text: str) -> time | None:
 
 def _integer_count(tokens: list[str]) -> int:
     """How many of the tokens after file, format and gain are the line's integer fields."""
-    count = 0
-    while count < _N_INTEGERS and 3 + count < len(tokens) and _INTEGER.fullmatch(tokens[3 + count]):
-        count += 1
-    return count
+    match = _INTEGERS.match(" ".join([*tokens[3 : 3 + _N_INTEGERS], ""]))
+    return match[0].count(" ") if match else 0
 
 
 def _signal_line(line: str, file_name: str) -> SignalLine:
     tokens = line.split()
-    fmt = _FORMAT.fullmatch(tokens[1]) if len(tokens) > 1 else None
-    gain = _GAIN.fullmatch(tokens[2]) if len(tokens) > 2 else None
-    if fmt is None or (len(tokens) > 2 and gain is None):
+    storage = _storage(tokens[1]) if len(tokens) > 1 else None
+    scale = _scale(tokens[2]) if len(tokens) > 2 else (DEFAULT_GAIN, None, None)
+    if storage is None or scale is None:
         raise ReadError(f"{file_name} has a signal line that cannot be read: {line[:80]!r}")
     if not _in_folder(tokens[0]):
         raise ReadError(f"{file_name} names a signal file outside its folder: {tokens[0][:80]!r}")
-    per_frame = int(fmt[2] or 1)
+    fmt, per_frame, skew, byte_offset = storage
+    gain, baseline, unit = scale
     if not 1 <= per_frame <= MAX_SAMPLES_PER_FRAME:
         raise ReadError(f"{file_name} claims {per_frame} samples per frame")
     count = _integer_count(tokens)
-    integers = [int(token) for token in tokens[3 : 3 + count]] + [None] * (_N_INTEGERS - count)
+    integers = [*map(int, tokens[3 : 3 + count]), *[None] * (_N_INTEGERS - count)]
     name = line.split(None, 3 + count)[3 + count] if len(tokens) > 3 + count else None
-    # A gain of 0 or none means "not calibrated", for which the specification says 200 units per mV.
-    scale = float(gain[1]) if gain else 0.0
-    if not math.isfinite(scale):
-        raise ReadError(f"{file_name} has a signal line that cannot be read: {line[:80]!r}")
-    baseline = int(gain[2]) if gain and gain[2] else integers[_ZERO] or 0
     return SignalLine(
         file=tokens[0],
-        format=str(int(fmt[1])),
+        format=fmt,
         samples_per_frame=per_frame,
-        skew=int(fmt[3] or 0),
-        byte_offset=int(fmt[4] or 0),
-        gain=scale or DEFAULT_GAIN,
-        baseline=baseline,
-        unit=gain[3] if gain else None,
+        skew=skew,
+        byte_offset=byte_offset,
+        gain=gain,
+        baseline=(integers[_ZERO] or 0) if baseline is None else baseline,
+        unit=unit,
         initial=integers[_INITIAL],
         checksum=integers[_CHECKSUM],
         name=name,
     )
+
+
+# The signals of a record, and the records of a folder, mostly share these two fields.
+@lru_cache(maxsize=256)
+def _storage(field: str) -> tuple[str, int, int, int] | None:
+    """Format, samples per frame, skew and byte offset; None for what cannot be read."""
+    match = _FORMAT.fullmatch(field)
+    return match and (str(int(match[1])), int(match[2] or 1), int(match[3] or 0), int(match[4] or 0))
+
+
+@lru_cache(maxsize=256)
+def _scale(field: str) -> tuple[float, int | None, str | None] | None:
+    """Gain, baseline and unit; None for what cannot be read."""
+    match = _GAIN.fullmatch(field)
+    if match is None or not math.isfinite(gain := float(match[1])):
+        return None
+    # A gain of 0 means "not calibrated", for which the specification says 200 units per mV.
+    return gain or DEFAULT_GAIN, int(match[2]) if match[2] else None, match[3]
 
 
 def _segment_line(line: str, file_name: str) -> tuple[str, int]:
@@ -232,4 +244,4 @@ def _segment_line(line: str, file_name: str) -> tuple[str, int]:
 
 def _in_folder(name: str) -> bool:
     """Whether a name that a header gives stays in the header's folder."""
-    return PurePath(name).name == name and "\\" not in name
+    return "/" not in name and "\\" not in name and name not in (".", "..")

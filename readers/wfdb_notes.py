@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from readers.schema import Event, ReadError
 from readers.wfdb_header import Header
@@ -37,6 +41,9 @@ _SUBJECT = re.compile(
 _AGE = re.compile(r"<?\bage>?\s*[:=]\s*(\d+(?:\.\d+)?)", re.I)
 _SEX = re.compile(r"<?\b(?:sex|gender)>?\s*[:=]\s*(male|female|[mf])\b", re.I)
 _AGE_SEX = re.compile(r"(\d{1,3})\s+([MF])\b(?:\s|$)")  # "69 M 1085 1629 x1", the MIT-BIH way
+_NOTE = 22
+_RESOLUTION = re.compile(r"## time resolution: (\d+\.?\d*)")
+_DEFINITION = re.compile(r"(\d{1,3}) (\S+) .+")
 _UNKNOWN = {"n", "na", "nan", "none", "unknown", "anonymous"}
 
 
@@ -59,8 +66,10 @@ def ids_of(header: Header, record: str) -> dict[str, str]:
 
 def annotation_files(handle: Path, signal_files: Sequence[Path]) -> tuple[Path, ...]:
     """Annotation files beside a record; ``.ecg`` and the like may also be a signal file."""
-    beside = (handle.with_suffix(f".{annotator}") for annotator in ANNOTATORS)
-    return tuple(path for path in beside if path not in signal_files and path.is_file())
+    # Asked by name: a folder may hold tens of thousands of files, whose list would cost more.
+    stem = str(handle.with_suffix(""))
+    beside = [handle.with_suffix(f".{annotator}") for annotator in ANNOTATORS if os.path.isfile(f"{stem}.{annotator}")]
+    return tuple(path for path in beside if path not in signal_files)
 
 
 def read_annotations(path: Path, rate_hz: float) -> list[Event]:
@@ -68,14 +77,28 @@ def read_annotations(path: Path, rate_hz: float) -> list[Event]:
 
     Raises ReadError.
     """
-    import wfdb
-
     try:
-        annotation = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
-    except Exception as error:
+        return _events_of(path, rate_hz)
+    except Exception as error:  # of the library, or of its lists that do not fit one another
         raise ReadError(f"{path.name} cannot be read as an annotation file: {error}") from error
-    rate = float(annotation.fs or rate_hz)
-    columns = (annotation.sample, annotation.symbol, annotation.subtype, annotation.chan, annotation.num)
+
+
+def _events_of(path: Path, rate_hz: float) -> list[Event]:
+    from wfdb.io.annotation import ann_label_table, proc_ann_bytes
+
+    # Not wfdb.rdann: it never returns from a file whose definitions are damaged (4.3.1).
+    columns = proc_ann_bytes(np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 2), None)
+    rows = list(zip(*columns, strict=True))
+    symbols = dict(zip(ann_label_table["label_store"], ann_label_table["symbol"], strict=True))
+    rate, kept = rate_hz, []
+    for sample, store, subtype, chan, num, aux in rows:
+        if store == _NOTE and sample == 0:  # not an annotation: it defines what follows
+            rate = float(found[1]) if (found := _RESOLUTION.match(aux)) else rate
+            symbols |= {int(found[1]): found[2]} if (found := _DEFINITION.match(aux)) else {}
+        elif store:
+            kept.append((sample, symbols.get(store, str(store)), subtype, chan, num, aux))
+    if not (math.isfinite(rate) and rate > 0):
+        raise ReadError(f"a time resolution of {rate} Hz")
     return [
         Event(
             onset_s=float(sample) / rate,
@@ -85,9 +108,9 @@ def read_annotations(path: Path, rate_hz: float) -> list[Event]:
                 "subtype": int(subtype),
                 "chan": int(chan),
                 "num": int(num),
-                "aux_note": (aux or "").rstrip("\x00"),
+                "aux_note": aux.rstrip("\x00"),
                 "annotator": path.suffix[1:],
             },
         )
-        for sample, symbol, subtype, chan, num, aux in zip(*columns, annotation.aux_note, strict=True)
+        for sample, symbol, subtype, chan, num, aux in kept
     ]

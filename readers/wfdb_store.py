@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from readers.schema import ReadError
 from readers.wfdb_header import Header, SignalLine, parse_header
+from readers.wfdb_matlab import check_matlab
 from readers.wfdb_packing import PACKINGS, Int64, unpack
 
 Float64 = NDArray[np.float64]
@@ -179,8 +180,13 @@ def _signal_files(path: Path, header: Header) -> tuple[SignalFile, ...]:
 def _frames_held(file: SignalFile, header_path: Path) -> tuple[int | None, int]:
     """Whole frames in a signal file (None for FLAC, whose size does not tell) and its size in bytes."""
     if not file.path.is_file():
-        raise ReadError(f"{file.path.name}, named by {header_path.name}, is missing")
-    size = file.path.stat().st_size
+        gone = "no file" if file.path.exists() else "missing"
+        raise ReadError(f"{file.path.name}, named by {header_path.name}, is {gone}")
+    try:
+        size = file.path.stat().st_size
+        check_matlab(file.path, file.format, file.byte_offset, file.frame_samples)
+    except OSError as error:
+        raise ReadError(f"{file.path.name} cannot be read: {error.strerror}") from error
     if file.format in FLAC_INVALID:
         return None, size
     return PACKINGS[file.format].samples_in(size - file.byte_offset) // file.frame_samples, size

@@ -126,6 +126,14 @@ class SpectrogramTokens(Table):
     channels: tuple[str, ...] = ()
     unknown_channels: Positive = 1
 
+    def frame(self, rate_hz: float) -> int:
+        """Samples under a frame."""
+        return round(self.window_ms * rate_hz / 1000)
+
+    def hop(self, rate_hz: float) -> int:
+        """Samples from one frame to the next."""
+        return round(self.hop_ms * rate_hz / 1000)
+
 
 class VolumeTokens(Table):
     """Cubes of ``patch`` voxels a side in each contrast; the contrasts with an identity of their own, slots for others."""
@@ -147,7 +155,7 @@ class PointTokens(Table):
 
 def _key(name: str, default: str) -> Discriminator:
     """Which table is meant: by the value of ``name`` in it."""
-    return Discriminator(lambda t: t.get(name, default) if isinstance(t, dict) else getattr(t, name))
+    return Discriminator(lambda t: t.get(name, default) if isinstance(t, dict) else getattr(t, name, default))
 
 
 DataTable = SignalData | VolumeData | PointData
@@ -303,10 +311,30 @@ def _check_window(data: DataTable, tokenizer: TokenizerTable) -> None:
                 f"data.window_mm: {data.window_mm} mm at {data.spacing_mm} mm is {voxels:g} voxels, "
                 f"not a multiple of tokenizer.patch = {tokenizer.patch} voxels"
             )
-    elif isinstance(tokenizer, SpectrogramTokens) and tokenizer.mels % tokenizer.patch:
+    elif isinstance(data, SignalData) and isinstance(tokenizer, SpectrogramTokens):
+        _check_spectrogram(data, tokenizer)
+    elif isinstance(data, PointData) and isinstance(tokenizer, PointTokens):
+        for key in ("centres", "neighbours"):
+            if (count := getattr(tokenizer, key)) > data.points:
+                raise ValueError(f"tokenizer.{key}: {count} is more than data.points = {data.points}")
+
+
+def _check_spectrogram(data: SignalData, tokenizer: SpectrogramTokens) -> None:
+    """Raises ValueError where frames, bands or patches do not come out."""
+    if tokenizer.mels % tokenizer.patch:
         raise ValueError(f"tokenizer.mels: {tokenizer.mels} is not a multiple of tokenizer.patch = {tokenizer.patch}")
-    elif isinstance(data, PointData) and isinstance(tokenizer, PointTokens) and tokenizer.neighbours > data.points:
-        raise ValueError(f"tokenizer.neighbours: {tokenizer.neighbours} is more than data.points = {data.points}")
+    for key, samples, least in (("hop_ms", tokenizer.hop(data.rate_hz), 1), ("window_ms", tokenizer.frame(data.rate_hz), 2)):
+        if samples < least:
+            raise ValueError(
+                f"tokenizer.{key}: {getattr(tokenizer, key)} ms at {data.rate_hz} Hz is {samples} samples, expected {least} or"
+                " more"
+            )
+    if data.window_s * data.rate_hz < tokenizer.frame(data.rate_hz):
+        raise ValueError(
+            f"data.window_s: {data.window_s} s is shorter than one frame of tokenizer.window_ms = {tokenizer.window_ms} ms"
+        )
+    if tokenizer.lowest_hz >= data.rate_hz / 2:
+        raise ValueError(f"tokenizer.lowest_hz: {tokenizer.lowest_hz} Hz is not below half of data.rate_hz = {data.rate_hz} Hz")
 
 
 def names() -> list[str]:

@@ -70,14 +70,22 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def manifest_hash(paths: Iterable[Path]) -> str:
-    """Hash of (path, size, mtime) of every input file, first 16 hex digits of SHA-256; a missing file counts by its path."""
+def manifest_hash(paths: Iterable[Path], stamps: Iterable[tuple[Path, int, int]] = ()) -> str:
+    """Hash of (path, size, mtime) of every input file, first 16 hex digits of SHA-256; a missing file counts by its path.
+
+    ``stamps`` are files whose size and mtime are known: those of a prepared corpus, which need not be there any more.
+    """
+    known = {path: (size, mtime_ns) for path, size, mtime_ns in stamps}
     digest = hashlib.sha256()
     for path in paths:
-        try:
-            status = path.stat()
-            known = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError:
-            known = "missing"
-        digest.update(f"{path}\0{known}\n".encode(errors="surrogateescape"))
+        digest.update(f"{path}\0{_state(path, known.get(path))}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _state(path: Path, stamp: tuple[int, int] | None) -> str:
+    """Size and mtime of a file as text, or ``missing``; not looked up where ``stamp`` gives them."""
+    try:
+        size, mtime_ns = stamp or ((status := path.stat()).st_size, status.st_mtime_ns)
+    except OSError:
+        return "missing"
+    return f"{size}\0{mtime_ns}"

@@ -124,8 +124,8 @@ def test_what_is_not_there_or_holds_nothing_is_named(tmp_path, monkeypatch):
 def test_a_domain_leaves_out_the_others_but_no_missing_file(wfdb_folder):
     lines = f"{wfdb_folder}/a/two.hea\n{wfdb_folder}/gone.hea\n".encode()
     assert stems(gather(["-"], stdin=io.BytesIO(lines), domain="cardiac")) == ["two", "gone"]
-    with pytest.raises(UsageError, match="no domain 'mri'"):
-        gather([str(wfdb_folder)], domain="mri")
+    with pytest.raises(UsageError, match="no domain 'weather'"):
+        gather([str(wfdb_folder)], domain="weather")
 
 
 def test_the_subject_is_the_manifest_s_before_the_file_s_and_never_a_guess(wfdb_folder, tmp_path):

@@ -60,8 +60,10 @@ def test_only_patched_samples_change(tmp_path_factory, data, seed):
                 continue
             limited = min(max(value, -limit), limit - 1)
             at = header + (record * record_samples + places[c] + k - onsets[record] * n) * width
-            wanted[at : at + width] = int(limited).to_bytes(width, "little", signed=True)
-            changed, clipped = changed + 1, clipped + int(limited != value)
+            new = int(limited).to_bytes(width, "little", signed=True)
+            changed += wanted[at : at + width] != new
+            wanted[at : at + width] = new
+            clipped += int(limited != value)
     out = folder / "new" / "out.edf"
     written = READER.write(recording, patches, out)
     assert (written.path, written.changed, written.clipped) == (out, changed, clipped)

@@ -143,13 +143,13 @@ def test_a_shard_that_is_cut_is_named_and_never_read_past(tmp_path, kind):
     shard = tmp_path / "corpus" / "shard-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-200])
     assert "the index of the corpus says" in recording.verify()[0]
+    reads = {
+        "wfdb": lambda: recording.read(0, 10_000, rate_hz=80.0),
+        "nifti": lambda: recording.read(Box((0, 0, 0), recording.grid(2.0)[0]), spacing_mm=2.0),
+        "points": lambda: recording.read(0, 10_000, channels=range(3, len(recording.channels))),
+    }
     with pytest.raises(ReadError, match="before what the index says"):
-        if isinstance(recording, SignalLike):
-            recording.read(0, 10_000, rate_hz=80.0)
-        elif isinstance(recording, VolumeLike):
-            recording.read(Box((0, 0, 0), recording.grid(2.0)[0]), spacing_mm=2.0)
-        else:
-            recording.read(0, 10_000, channels=range(3, len(recording.channels)))
+        reads[kind]()
     with pytest.raises(ReadError, match="the index of the corpus says"):
         open_entry(last)
 

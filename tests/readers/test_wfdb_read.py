@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import wfdb
 
@@ -168,6 +169,31 @@ def test_annotations_of_several_annotators(tmp_path):
     assert len(open_recording(path).verify()) == 1
     (tmp_path / "a.atr").write_text("x")
     with pytest.raises(ReadError, match=r"a\.atr"):
+        _ = open_recording(path).events
+
+
+def test_annotations_with_their_own_clock_and_labels_read_as_wfdb_reads_them(tmp_path):
+    path = create_wfdb(tmp_path, "a", np.zeros((1000, 1)), rate_hz=100, names=["II"], units=["mV"])
+    own = pd.DataFrame({"label_store": [45], "symbol": ["%"], "description": ["my own"]})
+    wfdb.wrann("a", "atr", np.array([10, 720]), ["N", "%"], fs=360, custom_labels=own, write_dir=str(tmp_path))
+    truth = wfdb.rdann(str(path.with_suffix("")), "atr")
+    events = open_recording(path).events
+    assert truth.fs == 360 and truth.symbol == ["N", "%"]
+    assert [(e.onset_s, e.label) for e in events] == [(10 / 360, "N"), (2.0, "%")]
+    assert path.with_suffix(".atr").read_bytes().count(b"## annotation type definitions") == 1
+
+
+def test_damaged_definitions_of_annotations_do_not_hang(tmp_path):
+    # wfdb 4.3.1 never returns from a note that begins as a definition and is none.
+    path = create_wfdb(
+        tmp_path, "a", np.zeros((1000, 1)), rate_hz=100, names=["II"], units=["mV"], annotations=[(0.5, "N"), (2.0, "V")]
+    )
+    file = path.with_suffix(".atr")
+    file.write_bytes(file.read_bytes().replace(b"## time resolution", b"## tame resolution"))
+    assert b"## tame" in file.read_bytes()
+    assert [(e.onset_s, e.label) for e in open_recording(path).events] == [(0.5, "N"), (2.0, "V")]
+    file.write_bytes(file.read_bytes().replace(b"## tame resolution: 100", b"## time resolution: 0.0"))
+    with pytest.raises(ReadError, match=r"a\.atr .*time resolution of 0\.0 Hz"):
         _ = open_recording(path).events
 
 

@@ -13,6 +13,7 @@ from toolkit.cli.demo import demo
 from toolkit.cli.doctor import doctor
 from toolkit.cli.embed import embed
 from toolkit.cli.inspect import inspect
+from toolkit.cli.prepare import prepare
 from toolkit.cli.pretrain import pretrain
 from toolkit.cli.probe import probe
 from toolkit.cli.readers import readers
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (pretrain, embed, probe, restore, inspect, readers, doctor, demo):
+for command in (pretrain, embed, probe, restore, inspect, prepare, readers, doctor, demo):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(recipes, name="recipes")
 

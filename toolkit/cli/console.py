@@ -34,8 +34,8 @@ P = ParamSpec("P")
 Domain = Annotated[str | None, typer.Option("--domain", help="Use only recordings of this domain; `toolkit readers` lists them.")]
 
 DATA_HELP = (
-    "Files, folders (searched recursively, hidden files skipped), quoted globs, a manifest .csv or .parquet with a "
-    "'path' column, or - for paths on stdin."
+    "Files, folders (searched recursively, hidden files skipped), a corpus of `toolkit prepare`, quoted globs, a manifest "
+    ".csv or .parquet with a 'path' column, or - for paths on stdin."
 )
 
 EXIT_CODES = (
@@ -116,7 +116,7 @@ def _fail(message: str, code: int) -> int:
 def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet: bool, verbose: bool) -> None:
     """Name what was passed over, what failed and what was lost."""
     if gathered.unclaimed:
-        names = ", ".join(p.name for p in gathered.unclaimed[: None if verbose else 3])
+        names = ", ".join(str(p) if verbose else p.name for p in gathered.unclaimed[: None if verbose else 3])
         count = len(gathered.unclaimed)
         say(
             f"{count} {'file' if count == 1 else 'files'} of no known format passed over: {names}"

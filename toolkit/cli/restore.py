@@ -51,7 +51,7 @@ def restore(
         Path | None,
         typer.Option(
             "--spans",
-            help="CSV of what to repair: path,start,stop (seconds; rows of points) or path,x0,x1,y0,y1,z0,z1 (voxels), optional channel.",
+            help="CSV of what to repair: path,start,stop (seconds or rows) or path,x0,x1,y0,y1,z0,z1 (voxels); optional channel.",
         ),
     ] = None,
     damage: Annotated[

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import IO
 
 import readers
+from readers import prepared_store
+from readers.prepared import open_entry
+from readers.prepared_store import Entry
 from readers.scan import Claims
 from readers.schema import ReadError, Recording
+from toolkit.corpus import manifests
+from toolkit.corpus.manifests import Listed
 from toolkit.errors import UsageError, did_you_mean
 
 
@@ -19,17 +24,23 @@ from toolkit.errors import UsageError, did_you_mean
 class Input:
     """One recording to read: its handle, the folder it was found under, and what a manifest says of it.
 
-    ``parts`` are the other files of its group: contrasts of one session.
+    ``parts`` are the other files of its group: contrasts of one session. ``prepared``: where a corpus holds it.
     """
 
     path: Path
     root: Path
     ids: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[Path, ...] = ()
+    prepared: Entry | None = None
 
     @property
     def relative(self) -> Path:
-        """The path below the folder it was found under."""
+        """The path below the folder it was found under, for what works on the file itself. Raises UsageError for a corpus."""
+        if self.prepared is not None:
+            raise UsageError(
+                f"'{self.prepared.folder}' is a prepared corpus, which does not hold the files themselves, and this needs "
+                f"them. Name the recordings instead, for instance '{self.root}'."
+            )
         return self.path.relative_to(self.root)
 
 
@@ -62,16 +73,20 @@ def gather(
     items: dict[str, Input] = {}  # by absolute path: a recording counts once, however it is named
     others: dict[str, Path] = {}
     roots: list[Path] = []
-    for path, ids in _expand(data, stdin):
-        found, passed = _from_path(path, ids, claims)
+    for listed in _expand(data, stdin):
+        path = listed.path
+        found, passed = _from_path(path, listed.ids, claims)
         for item in found:
             before = items.setdefault(_place(item.path), item)
-            items[_place(item.path)] = replace(before, ids={**item.ids, **before.ids})
+            parts = listed.parts or before.parts  # what a manifest says is one recording is
+            items[_place(item.path)] = replace(before, ids={**item.ids, **before.ids}, parts=parts)
         for other in passed:
             others.setdefault(_place(other), other)
-        roots.append(path if path.is_dir() else path.parent)
+        corpus = list(dict.fromkeys(item.root for item in found if item.prepared is not None))
+        roots += corpus or [path if path.is_dir() else path.parent]
     unclaimed = tuple(others.values())
-    kept = tuple(i for i in items.values() if domain is None or _may_be(i, domain))
+    inside = {_place(part) for item in items.values() for part in item.parts}
+    kept = tuple(i for place, i in items.items() if place not in inside and (domain is None or _may_be(i, domain)))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
         also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
@@ -83,6 +98,8 @@ def gather(
 
 def open_input(item: Input) -> Recording:
     """Open a recording. Raises ReadError with the reason."""
+    if item.prepared is not None:
+        return open_entry(item.prepared)
     try:
         str(item.path).encode()
     except UnicodeEncodeError:
@@ -103,6 +120,8 @@ def _place(path: Path) -> str:
 
 def _may_be(item: Input, domain: str) -> bool:
     """Whether an input is of a domain; one that cannot be opened may be, and is then reported as a failure."""
+    if item.prepared is not None:
+        return bool(item.prepared.row["domain"] == domain)
     reader = readers.claim(item.path)
     if reader is None:
         return True
@@ -114,19 +133,19 @@ def _may_be(item: Input, domain: str) -> bool:
         return True
 
 
-def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[tuple[Path, Mapping[str, str]]]:
-    expanded: list[tuple[Path, Mapping[str, str]]] = []
+def _expand(data: Sequence[str], stdin: IO[bytes] | None) -> list[Listed]:
+    expanded: list[Listed] = []
     for argument in data:
         if argument == "-":
             if stdin is None:
                 raise UsageError("'-' reads paths from stdin, which is not available here.")
-            expanded += [(Path(p), {}) for p in _split_paths(stdin.read())]
+            expanded += [Listed(Path(p)) for p in _split_paths(stdin.read())]
         elif Path(argument).suffix in (".csv", ".parquet") and Path(argument).is_file():
-            expanded += _manifest(Path(argument))
+            expanded += manifests.read(Path(argument))
         elif argument and Path(argument).exists():
-            expanded.append((Path(argument), {}))
+            expanded.append(Listed(Path(argument)))
         elif matches := sorted(glob.glob(argument, recursive=True)):
-            expanded += [(Path(m), {}) for m in matches]
+            expanded += [Listed(Path(m)) for m in matches]
         else:
             raise UsageError(f"'{argument}' does not exist.")
     return expanded
@@ -137,37 +156,40 @@ def _split_paths(text: bytes) -> list[str]:
     return [os.fsdecode(p) for p in paths if p]
 
 
-def _manifest(path: Path) -> list[tuple[Path, Mapping[str, str]]]:
-    import pandas
-
-    try:
-        table = (
-            pandas.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pandas.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
-        )
-    except (OSError, ValueError) as problem:
-        raise UsageError(f"Manifest '{path}' cannot be read: {problem}.") from None
-    if "path" not in table.columns:
-        raise UsageError(f"Manifest '{path}' has no column 'path'; its columns are {', '.join(map(str, table.columns))}.")
-    rows = table.to_dict("records")
-    found: list[tuple[Path, Mapping[str, str]]] = []
-    for number, row in enumerate(rows, 2):
-        ids = {str(k): str(v) for k, v in row.items() if pandas.api.types.is_scalar(v) and not pandas.isna(v) and v != ""}
-        if "path" not in ids:
-            raise UsageError(f"Manifest '{path}', row {number}: path is empty.")
-        found.append((path.parent / ids.pop("path"), ids))
-    return found
-
-
 def _from_path(path: Path, ids: Mapping[str, str], claims: Claims | None) -> tuple[list[Input], list[Path]]:
+    if path.is_dir() and (corpus := _from_corpus(path, ids)):
+        return corpus, []
     if path.is_dir() and readers.claim(path) is None:
         handles, passed = readers.scan(path, claims)
-        return [Input(handle, path, ids, tuple(parts)) for handle, *parts in handles], list(passed)
-    if path.exists() and readers.claim(path) is None:
+        shards = _corpora([*(handle for handle, *_ in handles), *passed])
+        found = [Input(handle, path, ids, tuple(parts)) for handle, *parts in handles if handle.parent not in shards]
+        return found, [other for other in passed if other.parent not in shards]
+    if path.is_file() and readers.claim(path) is None:
         handle = _handle(path)
         return ([Input(handle, handle.parent, ids)], []) if handle else ([], [path])
-    return [Input(path, path.parent, ids)], []  # a manifest's missing file becomes a failure with its reason
+    return [Input(path, path.parent, ids)], []  # a missing file, or a pipe, becomes a failure with its reason
+
+
+def _from_corpus(folder: Path, ids: Mapping[str, str]) -> list[Input]:
+    """The recordings of a prepared corpus; none where the folder is no corpus. Raises UsageError for an unfinished one."""
+    if prepared_store.read_head(folder) is None:
+        if prepared_store.read_head(folder, prepared_store.PLAN) is not None:
+            raise UsageError(
+                f"'{folder}' is a corpus that was not finished. Continue the same `toolkit prepare` with --resume first."
+            )
+        return []
+    try:
+        entries = prepared_store.entries(folder)
+    except ReadError as problem:
+        raise UsageError(f"{problem}. Prepare it again.") from None
+    return [Input(entry.path, entry.root, {**entry.given, **ids}, prepared=entry) for entry in entries]
+
+
+def _corpora(paths: Sequence[Path]) -> set[Path]:
+    """Which of the folders that hold these files are corpora: their shards are no recordings."""
+    heads = (prepared_store.MANIFEST, prepared_store.PLAN)
+    folders = {path.parent for path in paths if path.name in heads or path.name.startswith("shard-")}
+    return {folder for folder in folders if any(prepared_store.read_head(folder, head) for head in heads)}
 
 
 def _handle(path: Path) -> Path | None:

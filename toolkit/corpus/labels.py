@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from toolkit.corpus import ptbxl
 from toolkit.errors import UsageError, did_you_mean
 
 
@@ -31,11 +32,13 @@ class Labels:
 
 
 def read(path: Path) -> Labels:
-    """Read a labels CSV. Raises UsageError that names the column or the row."""
+    """Read a labels CSV, or PTB-XL's own table. Raises UsageError that names the column or the row."""
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False).fillna("")  # a short row has empty cells
     except (OSError, ValueError) as problem:
         raise UsageError(f"Labels '{path}' cannot be read: {problem}.") from None
+    if ptbxl.fits(rows):
+        rows = ptbxl.as_table(rows, path)
     if "path" not in rows.columns:
         raise UsageError(f"Labels '{path}' have no column 'path'; the columns are {', '.join(rows.columns)}.")
     if rows.empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from readers.schema import ReadError
-from toolkit.corpus import framing
+from toolkit.corpus import framing, grids
 from toolkit.corpus.batches import Source
 from toolkit.corpus.inputs import Failure, Inputs, open_input
 from toolkit.corpus.notes import Notes
@@ -11,7 +11,11 @@ from toolkit.recipe import Recipe
 
 
 def open_sources(gathered: Inputs, recipe: Recipe) -> tuple[list[Source], list[Failure], Notes]:
-    """Open every input of DATA. A file that cannot be used is a failure with its reason, never an exception."""
+    """Open every input of DATA. A file that cannot be used is a failure with its reason, never an exception.
+
+    Raises UsageError for a prepared corpus on another grid than the recipe's.
+    """
+    grids.check(gathered.items, recipe)
     sources: list[Source] = []
     failures: list[Failure] = []
     notes = Notes()

@@ -71,7 +71,7 @@ class RecordingEncoder:
         """
         planned = self.framing.plan(recording, self.options.window, self.options.stride)
         blocks = self._blocks(recording, planned)
-        return iter([_one_row(blocks)]) if self.options.level == "recording" else blocks
+        return iter([_one_row(blocks, recording.path.name)]) if self.options.level == "recording" else blocks
 
     def _blocks(self, recording: Recording, planned: Sequence[Extent]) -> Iterator[Rows]:
         channels = self.framing.channels(recording)
@@ -136,14 +136,16 @@ def _inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Ten
     return torch.where(inside.any(1, keepdim=True), inside, nearest) & tokens.valid
 
 
-def _one_row(blocks: Iterator[Rows]) -> Rows:
-    """The mean of all rows, from the first start to the last stop. Raises ReadError when there is none."""
+def _one_row(blocks: Iterator[Rows], name: str) -> Rows:
+    """The mean of all rows, from the least start to the greatest stop. Raises ReadError when there is none."""
     full = (rows for rows in blocks if len(rows.start))
     first = next(full, None)
     if first is None:
-        raise ReadError("no window of it has a valid sample")
-    total, count, stop = first.embedding.sum(0, dtype=np.float64), len(first.start), first.stop[-1]
+        raise ReadError(f"no window of '{name}' has a valid sample")
+    total, count = first.embedding.sum(0, dtype=np.float64), len(first.start)
+    # Windows of a volume come in anatomical order, which need not be that of the file.
+    start, stop = first.start.min(), first.stop.max()
     for rows in full:
         total += rows.embedding.sum(0, dtype=np.float64)
-        count, stop = count + len(rows.start), rows.stop[-1]
-    return Rows(first.start[:1], np.array([stop]), (total / count).astype(np.float32)[None])
+        count, start, stop = count + len(rows.start), min(start, rows.start.min()), max(stop, rows.stop.max())
+    return Rows(np.array([start]), np.array([stop]), (total / count).astype(np.float32)[None])

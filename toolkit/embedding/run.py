@@ -16,6 +16,7 @@ import pyarrow as pa
 from readers.schema import ReadError, Recording
 from toolkit import __version__, files
 from toolkit import recipe as recipes
+from toolkit.corpus import grids
 from toolkit.corpus.inputs import Failure, Input, open_input, subject_of
 from toolkit.corpus.notes import Notes
 from toolkit.embedding import table
@@ -73,6 +74,7 @@ class Embedding:
         stop: StopSignals,
     ) -> Outcome:
         """Write a table file through a journal. Raises UsageError, Interrupted or ToolkitError."""
+        grids.check(inputs, self.loaded.recipe)
         began = time.monotonic()
         journal = Journal(out, plan, self.schema)
         journal.start(resume=resume)
@@ -99,7 +101,8 @@ class Embedding:
         return outcome
 
     def to_stream(self, inputs: Sequence[Input], sink: IO[bytes], kind: str, *, progress: Progress, stop: StopSignals) -> Outcome:
-        """Write a table to a pipe as the rows come. Raises Interrupted."""
+        """Write a table to a pipe as the rows come. Raises UsageError or Interrupted."""
+        grids.check(inputs, self.loaded.recipe)
         began, failures = time.monotonic(), list[Failure]()
 
         def batches() -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from toolkit.model.tokenizers.points import EXACT
+
 
 def l1(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of (..., P) patches: (...)."""
@@ -33,7 +35,6 @@ def chamfer(predicted: Tensor, target: Tensor) -> Tensor:
     return distance.amin(-1).mean(-1) + distance.amin(-2).mean(-1)
 
 
-EXACT = "donot_use_mm_for_euclid_dist"  # by products of matrices, small distances lose their digits
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": l1, "l2": l2, "smooth_l1": smooth_l1, "chamfer": chamfer}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from readers.schema import ReadError
 from toolkit import recipe as recipes
-from toolkit.corpus import framing
+from toolkit.corpus import framing, grids
 from toolkit.corpus.inputs import Input, Inputs
 from toolkit.corpus.labels import Labels
 from toolkit.embedding.encoder import Options
@@ -83,6 +83,7 @@ def from_data(
     gathered: Inputs, loaded: LoadedModel, labels: Labels, options: Options, device: torch.device, *, baselines: bool
 ) -> Material:
     """Recordings and a model: each labelled interval is embedded within a window of the model's length."""
+    grids.check(gathered.items, loaded.recipe)
     rows = from_recordings(gathered.items, labels, options.window, framing.build(loaded.recipe))
     makers = {loaded.recipe.name: features.embedded(loaded.model, loaded.recipe, options, device)}
     if baselines:

@@ -94,7 +94,7 @@ def from_recordings(items: Sequence[Input], labels: Labels, window: float, frami
         try:
             recording = open_input(by_path[path])
             framing.channels(recording)
-            whole = [framing.interval(recording, w) for w in framing.plan(recording, window, window)]
+            whole = _without_scrap([framing.interval(recording, w) for w in framing.plan(recording, window, window)])
         except ReadError as problem:
             failures.append(Failure(path, str(problem)))
             continue
@@ -113,6 +113,12 @@ def from_recordings(items: Sequence[Input], labels: Labels, window: float, frami
     return LabelledRows(
         list(path_), np.array(start_), np.array(stop_), np.array(index_), list(subject_), None, warnings, failures
     )
+
+
+def _without_scrap(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Without a last window that shows less than half of what the first does."""
+    (a, b), (c, d) = spans[0], spans[-1]
+    return spans[:-1] if d - c < (b - a) / 2 else spans
 
 
 def _unmatched(labels: Labels, found: Sequence[str | None]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from readers.prepared_store import Prepared
 from toolkit import files, machine
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import BatchSampler, Source
@@ -41,7 +42,10 @@ class Job:
     ) -> None:
         self.recipe, self.sources, self.failures, self.out = recipe, sources, failures, out
         self.device, self.bf16, self.workers = device, bf16, workers
-        self.inputs = manifest_hash(f for s in sources for f in s.recording.files)
+        self.inputs = manifest_hash(
+            (f for s in sources for f in s.recording.files),
+            (stamp for s in sources if isinstance(s.recording, Prepared) for stamp in s.recording.stamps),
+        )
         self.record = RunRecord("pretrain")
 
     def prepare(self, *, init: Path | None, resume: bool, overwrite: bool) -> None:

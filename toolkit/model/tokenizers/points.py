@@ -15,6 +15,7 @@ from toolkit.model.tokens import TokenSet
 from toolkit.recipe import PointTokens
 
 FAR = 1e4  # where points that are not valid are put: neighbours of nothing in the unit sphere
+EXACT = "donot_use_mm_for_euclid_dist"  # by products of matrices, small distances lose their digits
 
 
 class PointGroups(Tokenizer):
@@ -35,9 +36,10 @@ class PointGroups(Tokenizer):
         points = torch.from_numpy(batch.values).transpose(1, 2).contiguous()
         known = torch.from_numpy(batch.valid).all(1)
         points, known = (points, known) if device is None else (points.to(device), known.to(device))
+        points = points.masked_fill(~known[..., None], 0.0)
         chosen, valid = farthest_points(points, known, self.centres)
         centres = points.gather(1, chosen[..., None].expand(-1, -1, 3))
-        distance = torch.cdist(centres, points.masked_fill(~known[..., None], FAR))
+        distance = torch.cdist(centres, points.masked_fill(~known[..., None], FAR), compute_mode=EXACT)
         nearest = distance.topk(self.neighbours, dim=2, largest=False)
         index = nearest.indices
         # A cloud of fewer points than neighbours: its nearest point stands in for those that are not there.

@@ -28,19 +28,18 @@ class SpectrogramPatches(Tokenizer):
     def __init__(self, table: SpectrogramTokens, rate_hz: float) -> None:
         self.table, self.rate_hz, self.patch = table, rate_hz, table.patch
         self.values = table.patch**2
-        self.frame, self.hop = round(table.window_ms * rate_hz / 1000), round(table.hop_ms * rate_hz / 1000)
+        self.frame, self.hop = table.frame(rate_hz), table.hop(rate_hz)
         self.fft = 2 ** math.ceil(math.log2(self.frame))
         self.filters = mel_filters(table.mels, self.fft, rate_hz, table.lowest_hz)
         self.identities = Identities(table.channels, table.unknown_channels)
         self.num_identities = len(self.identities)
 
     def frames(self, samples: int) -> int:
-        """Frames of a waveform; the last ones of a window are padding up to a whole patch."""
+        """Frames of a waveform: those that lie inside it."""
         return 1 + (samples - self.frame) // self.hop if samples >= self.frame else 0
 
     def log_mel(self, wave: Tensor) -> Tensor:
         """Waveforms (..., T), full scale 1, to natural logarithms of mel energies (..., frames, mels)."""
-        wave = wave - wave.mean(-1, keepdim=True)
         frames = wave.unfold(-1, self.frame, self.hop)
         frames = frames - frames.mean(-1, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
@@ -49,7 +48,12 @@ class SpectrogramPatches(Tokenizer):
         return (power @ self.filters.to(wave.device)).clamp(min=FLOOR).log()
 
     def tokenize(self, batch: Batch, device: torch.device | None = None) -> TokenSet:
-        """A token is valid when every sample under its frames is. Raises ValueError for a window shorter than a frame."""
+        """A token is valid when every sample under its frames is. Raises ValueError for a window shorter than a frame.
+
+        Frames are filled up to whole patches with the log floor, a constant, so that a clip does not depend on the
+        others of its batch. A last patch that is more filling than sound is not valid (498 frames of 5 s fill 31 patches
+        and two frames of another): its tokens would be nearly the same in every clip. It counts where it is the only one.
+        """
         wave, known = torch.from_numpy(batch.values), torch.from_numpy(batch.valid)
         wave, known = (wave, known) if device is None else (wave.to(device), known.to(device))
         count = self.frames(wave.shape[-1])
@@ -60,12 +64,14 @@ class SpectrogramPatches(Tokenizer):
             mel = (self.log_mel(wave) - self.table.mean) / self.table.deviation
         whole = known.unfold(-1, self.frame, self.hop).all(-1)  # (B, C, frames)
         mel = functional.pad(mel, (0, 0, 0, padding), value=float((math.log(FLOOR) - self.table.mean) / self.table.deviation))
-        whole = functional.pad(whole.float(), (0, padding), mode="replicate").bool() if padding else whole
+        whole = functional.pad(whole, (0, padding), value=True)
         size, channels, frames, mels = mel.shape
         rows, steps = mels // self.patch, frames // self.patch
         patches = mel.unflatten(3, (rows, self.patch)).unflatten(2, (steps, self.patch))  # B C T' p M' p
         patches = patches.permute(0, 1, 4, 2, 3, 5).flatten(4).flatten(1, 3)
-        valid = whole.unflatten(2, (steps, self.patch)).all(-1)[:, :, None].expand(-1, -1, rows, -1).flatten(1)
+        sound = count - self.patch * torch.arange(steps, device=wave.device)  # frames from each patch on
+        enough = (2 * sound >= self.patch) | (steps == 1)
+        valid = (whole.unflatten(2, (steps, self.patch)).all(-1) & enough)[:, :, None].expand(-1, -1, rows, -1).flatten(1)
         identity = torch.tensor([self.identities.of(c) for c in batch.channels], device=wave.device)
         coords = self._coords(rows, steps, wave.device).repeat(channels, 1).expand(size, -1, -1)
         channel = spread(identity, rows * steps)
