@@ -59,7 +59,7 @@ def _run(show: Show, out: Path, steps: int | None, subjects: int | None) -> None
     train = ("--recipe", show.recipe, "--size", "tiny", *settings, "--steps", steps or show.steps)
     _toolkit("pretrain", data, *train, "--out", run)
     _toolkit("embed", data, "--model", run, "--out", table)
-    _toolkit("probe", table, "--labels", labels, "--group", show.group, "--out", out / "probe")
+    _toolkit("probe", table, "--labels", labels, "--target", show.target, "--group", show.group, "--out", out / "probe")
     results = [
         ("embeddings", table),
         ("scores", out / "probe/metrics.json"),

@@ -25,6 +25,7 @@ from toolkit.cli.console import (
     reports,
     say,
     say_inputs,
+    warn,
 )
 
 
@@ -105,8 +106,11 @@ def pretrain(
     job = Job(resolved, sources, failures, out, device=on, bf16=machine.use_bf16(precision, on), workers=workers)
     job.prepare(init=init, resume=resume, overwrite=overwrite)
     say(job.headline, quiet=quiet)
+    known = len(failures)
     with StopSignals() as stop, Progress("pretrain", resolved.training.steps, "steps", enabled=not quiet) as progress:
         facts = job.run(progress, stop)
+    for failure in failures[known:]:
+        warn(f"{failure.path} is damaged inside; other recordings stood in for it: {failure.reason}.", quiet=quiet)
     say(
         f"loss {facts['loss']:.4f} where predicting every channel's mean costs {facts['loss_trivial']:.4f}; "
         f"{facts['samples_per_s']:.1f} windows/s; curve in {out / 'loss.png'}",

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.schema import Channel, FloatArray, Recording
+from readers.schema import Channel, FloatArray, ReadError, Recording
 from toolkit.corpus import framing
 from toolkit.corpus.scaled import Scaled
 from toolkit.recipe import Recipe
 
+SUBSTITUTES = 16  # recordings tried for one sample before the data count as unreadable
 TRIES = 8  # draws for a window that is at least half valid before one is taken as it is
 
 
@@ -65,6 +66,7 @@ class BatchSampler:
         self.layouts = [np.flatnonzero(counts == c) for c in np.unique(counts)]
         self.layout_odds = np.array([weight[rows].sum() for rows in self.layouts]) / weight.sum()
         self.odds = [weight[rows] / weight[rows].sum() for rows in self.layouts]
+        self.broken: dict[str, str] = {}  # recordings that turned out to be damaged inside, and why
 
     @property
     def num_windows(self) -> int:
@@ -72,12 +74,24 @@ class BatchSampler:
         return sum(self.framing.count(s.length) for s in self.sources)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step. Raises ReadError when a file can no longer be read."""
+        """The batch of a step; for a window that cannot be read, another recording's. Raises ReadError when none can."""
         rng = np.random.Generator(np.random.Philox(key=[self.recipe.training.seed, step]))
         layout = rng.choice(len(self.layouts), p=self.layout_odds)
         rows = rng.choice(self.layouts[layout], size=self.recipe.training.batch_size, p=self.odds[layout])
-        samples = [self._draw(self.sources[row], rng) for row in rows]
-        return collate(samples, [str(self.sources[row].recording.path) for row in rows])
+        drawn = [self._readable(row, layout, rng) for row in rows]
+        return collate([sample for sample, _ in drawn], [path for _, path in drawn])
+
+    def _readable(self, row: int, layout: int, rng: np.random.Generator) -> tuple[Scaled, str]:
+        """A sample and the path it came from: of the source in ``row``, or, where that cannot be read, of another."""
+        for _ in range(SUBSTITUTES):
+            source = self.sources[row]
+            path = str(source.recording.path)
+            try:
+                return self._draw(source, rng), path
+            except ReadError as problem:
+                self.broken[path] = str(problem)
+            row = rng.choice(self.layouts[layout], p=self.odds[layout])
+        raise ReadError(self.broken[path])
 
     def _draw(self, source: Source, rng: np.random.Generator) -> Scaled:
         for _ in range(TRIES):

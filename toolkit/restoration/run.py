@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from toolkit.errors import ToolkitError, UsageError, did_you_mean
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration.mender import MANY, Mended, Mender, Request, Restored
 
+LONGEST_NAME = 200  # bytes: file systems take 255, temporary names and .restored.json need some
 NAMED = 3  # offenders named in a message
 
 
@@ -64,6 +66,8 @@ class Restoration:
     def restore(self, item: Input) -> Restored:
         """Restore one recording. Raises ReadError (this file cannot be), ToolkitError (nothing can be written)."""
         recording = open_input(item)
+        if len(os.fsencode(item.path.name)) > LONGEST_NAME:
+            raise ReadError(f"its name is longer than {LONGEST_NAME} bytes, which leaves no room for those of its sidecars")
         rows: pd.DataFrame | None = None if self.request.table is None else self.request.table[self._rows_of(item)]
         mended = self.mender.mend(recording, self.request, rows)
         try:

@@ -98,6 +98,7 @@ class Job:
             self.record.add(error=str(problem))
             self.record.write(self.out / folder.RUN, exit_code=problem.exit_code)
             raise
+        self.failures += [Failure(path, reason) for path, reason in self.trainer.sampler.broken.items()]
         rows = read_metrics(self.out)
         loss_png(self.out / "loss.png", np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows]), summary.trivial)
         facts = {
@@ -109,7 +110,7 @@ class Job:
             "peak_memory_mb": machine.peak_memory_mb(),
             "seconds": summary.seconds,
         }
-        self.record.add(model_hash=files.sha256(self.out / folder.WEIGHTS), **facts)
+        self.record.add(model_hash=files.sha256(self.out / folder.WEIGHTS), failures=[f.__dict__ for f in self.failures], **facts)
         self.record.write(self.out / folder.RUN, exit_code=3 if self.failures else 0)
         return facts
 
