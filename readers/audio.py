@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from readers.audio_mpeg import kind_of
 from readers.audio_notes import tables_beside
-from readers.audio_record import SUFFIXES, AudioRecording, sniff
+from readers.audio_record import SUFFIXES, AudioRecording
 from readers.audio_write import LOSSY, write_audio
 from readers.schema import Patch, Recording, Written
 
@@ -28,11 +27,8 @@ class AudioReader:
         return ".flac" if self.name in LOSSY else None
 
     def claims(self, path: Path, head: bytes) -> bool:
-        """Whether the first bytes are those of audio of any kind; empty and zeroed files are claimed, to be reported."""
-        if sniff(head) is not None or not head.strip(b"\0"):
-            return True
-        # An MP3 may start anywhere, behind what is left of a frame.
-        return self.name == "mp3" and any(kind_of(int.from_bytes(head[at : at + 4], "big")) for at in range(len(head) - 3))
+        """True: the suffixes are audio's alone, and a file that is damaged is reported with its reason."""
+        return True
 
     def members(self, path: Path) -> Iterable[Path]:
         """Tables of annotations beside the file."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from readers.brainvision_header import Header, looks_like_header, read_header, read_markers
+from readers.brainvision_header import Header, read_header, read_markers
 from readers.eeg_matrix import Block, Layout, MatrixRecording
 from readers.electrodes import identify
 from readers.leads import si_factor
@@ -106,8 +106,8 @@ class BrainVisionReader:
     copy_suffix: str | None = None
 
     def claims(self, path: Path, head: bytes) -> bool:
-        """Whether the file begins as a BrainVision header; an empty file is claimed, to be reported as empty."""
-        return not head.strip() or looks_like_header(head)
+        """True: the suffix is no other format's, and a file that is damaged is reported with its reason."""
+        return True
 
     def members(self, path: Path) -> Iterator[Path]:
         """Data and marker file. Reads the header only."""

@@ -14,6 +14,9 @@ from readers.schema import Patch, Recording, Written
 
 __all__ = ["EdfReader", "create_edf"]
 
+# The .edf of eye trackers (SR Research) and of X-ray images (ESRF).
+_OTHERS = (b"SR_RESEARCH", b"{")
+
 
 class EdfReader:
     """EDF and BDF files, plain, continuous (+C) and discontinuous (+D). ``.rec`` is EDF's older suffix."""
@@ -27,11 +30,11 @@ class EdfReader:
     def claims(self, path: Path, head: bytes) -> bool:
         """Whether the file begins as EDF or BDF and names a signal that is no annotation.
 
-        An empty .edf or .bdf is claimed, to be reported as empty.
+        Any other .edf or .bdf is claimed too, to be reported with its reason, unless it is known to be something else.
         """
-        if not head:
-            return path.suffix.lower() != ".rec"
-        return is_edf(head) and not holds_annotations_only(head)
+        if is_edf(head):
+            return not holds_annotations_only(head)
+        return path.suffix.lower() != ".rec" and not head.startswith(_OTHERS)
 
     def members(self, path: Path) -> Iterator[Path]:
         """None: the file is whole in itself."""

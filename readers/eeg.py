@@ -43,8 +43,8 @@ class GdfReader(_BrainVisionInstead):
     suffixes: tuple[str, ...] = (".gdf",)
 
     def claims(self, path: Path, head: bytes) -> bool:
-        """Whether the file begins as GDF does; an empty file is claimed, to be reported as empty."""
-        return not head.strip(b"\0") or head[:3] == b"GDF"
+        """Whether the file is no graph, whose format has the same suffix; one that is damaged is reported with its reason."""
+        return not head.startswith(b"nodedef>")
 
     def open(self, path: Path, parts: Sequence[Path] = ()) -> Recording:
         """Open a recording. Raises ReadError."""

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from readers.file_bytes import fill
 from readers.schema import Axes, Channel, Event, Patch, ReadError
 from readers.signals import Float64, SignalRecording
 
 Int64 = NDArray[np.int64]
-# Numbers held in memory at once while a recording is checked or patched.
+# Numbers held in memory at once while a recording is read or checked, and bytes while it is patched.
 STEP = 1_000_000
+_PATCHED_BYTES = 1 << 18
 MAX_CHANNELS = 4096
 MAX_RATE_HZ = 1e7
 
@@ -60,27 +62,36 @@ class Layout:
         found = self.blocks[first : max(bisect_right(self._starts, stop - 1), first)]
         return [block for block in found if block.start < stop and block.stop > start]
 
-    def numbers(self, block: Block, path: Path | None = None) -> np.memmap:
-        """The block's numbers (samples, channels), in its own file or, to be changed, in a copy of it."""
-        n_samples = block.stop - block.start
-        shape = (n_samples, self.n_channels) if self.multiplexed else (self.n_channels, n_samples)
+    def place(self, block: Block, channel: int) -> tuple[int, int]:
+        """Where a channel's numbers begin in a block's file, in bytes, and the step from one to the next, in numbers."""
+        first = channel if self.multiplexed else channel * (block.stop - block.start)
+        return block.offset + first * self.dtype.itemsize, self.n_channels if self.multiplexed else 1
+
+    def numbers(self, block: Block, channels: Sequence[int], start: int, stop: int) -> NDArray:
+        """Stored numbers of samples start..stop, which the block holds, as (channels, samples). Raises ReadError."""
+        first, width = start - block.start, self.dtype.itemsize
         try:
-            found = np.memmap(path or block.path, self.dtype, "r+" if path else "r", block.offset, shape)
-        except (OSError, ValueError) as error:
-            raise ReadError(f"{block.path.name} cannot be read: {error}") from error
-        return found if self.multiplexed else found.T
+            with block.path.open("rb") as file:
+                if self.multiplexed:
+                    table = np.empty((stop - start, self.n_channels), self.dtype)
+                    fill(block.path, file, block.offset + first * self.n_channels * width, table)
+                    return table.T[channels]
+                found = np.empty((len(channels), stop - start), self.dtype)
+                for row, channel in zip(found, channels, strict=True):
+                    fill(block.path, file, self.place(block, channel)[0] + first * width, row)
+                return found
+        except OSError as error:
+            raise ReadError(f"{block.path.name} cannot be read: {error.strerror or error}") from error
 
     def read(self, channels: Sequence[int], start: int, stop: int) -> Float64:
         """Stored numbers as float64 (channels, samples), NaN in gaps. Raises ReadError."""
         values = np.full((len(channels), stop - start), np.nan)
         rows = max(STEP // max(self.n_channels, 1), 1)
         for block in self.overlapping(start, stop):
-            numbers = self.numbers(block)
             first, last = max(start, block.start), min(stop, block.stop)
             for at in range(first, last, rows):
                 end = min(at + rows, last)
-                part = numbers[at - block.start : end - block.start]
-                values[:, at - start : end - start] = part[:, channels].T
+                values[:, at - start : end - start] = self.numbers(block, channels, at, end)
         return values
 
 
@@ -125,8 +136,8 @@ class MatrixRecording(SignalRecording):
         for start in range(0, self.layout.n_samples, rows):
             for block in self.layout.overlapping(start, start + rows):
                 first, last = max(start, block.start), min(start + rows, block.stop)
-                part = self.layout.numbers(block)[first - block.start : last - block.start]
-                bad += np.count_nonzero(~np.isfinite(part), axis=0)
+                part = self.layout.numbers(block, range(len(self.channels)), first, last)
+                bad += np.count_nonzero(~np.isfinite(part), axis=1)
         problems = [f"{n} samples of {c.name} are not finite" for n, c in zip(bad, self.channels, strict=True) if n]
         outside = sum(not 0 <= event.onset_s <= (self.axes.duration_s or 0) for event in self._events)
         return (*problems, f"{outside} events lie outside the recording") if outside else tuple(problems)
@@ -195,8 +206,8 @@ def apply(recording: MatrixRecording, patches: Sequence[Patch], copies: Mapping[
             lo, hi = np.searchsorted(index, [block.start, block.stop])
             if hi > lo:
                 held += int(hi - lo)
-                place = layout.numbers(block, copies[block.path])
-                tally.changed += _set(place, index[lo:hi] - block.start, patch.channel, numbers[lo:hi])
+                place = layout.place(block, patch.channel)
+                tally.changed += _set(block.path, copies[block.path], place, index[lo:hi] - block.start, numbers[lo:hi])
         if held < index.size:
             left[f"{{}} samples of {name} lie where the recording stores none"] = index.size - held
     tally.notes = tuple(text.format(count) for text, count in left.items())
@@ -213,13 +224,24 @@ def digital(wanted: Float64, dtype: np.dtype) -> tuple[NDArray, NDArray[np.bool_
     return np.where(known, limited, 0).astype(dtype), known, clipped
 
 
-def _set(numbers: NDArray, index: Int64, channel: int, new: NDArray) -> int:
-    changed = 0
-    for at in range(0, index.size, STEP):
-        rows, part = index[at : at + STEP], new[at : at + STEP]
-        same = (numbers[rows, channel] == part) | ((numbers[rows, channel] != numbers[rows, channel]) & (part != part))
-        numbers[rows[~same], channel] = part[~same]
-        changed += int(np.count_nonzero(~same))
+def _set(source: Path, copy: Path, place: tuple[int, int], index: Int64, new: NDArray) -> int:
+    """Set numbers of a channel in a file's copy, at ``index`` (ascending) of those that lie at ``place``; how many changed."""
+    (offset, step), width = place, new.dtype.itemsize
+    rows, changed, at = max(_PATCHED_BYTES // (step * width), 1), 0, 0
+    with copy.open("r+b") as file:
+        while at < index.size:
+            first = int(index[at])
+            end = int(np.searchsorted(index, first + rows))
+            held = np.empty((int(index[end - 1]) - first) * step + 1, new.dtype)
+            fill(source, file, offset + first * step * width, held)
+            own, part = (index[at:end] - first) * step, new[at:end]
+            same = (held[own] == part) | ((held[own] != held[own]) & (part != part))
+            if not same.all():
+                held[own[~same]] = part[~same]
+                file.seek(offset + first * step * width)
+                file.write(held.view(np.uint8).data)
+                changed += int(np.count_nonzero(~same))
+            at = end
     return changed
 
 

@@ -32,7 +32,13 @@ class SetRecording(MatrixRecording):
     def __init__(self, path: Path) -> None:
         """Read the fields that describe the data; no sample is read. Raises ReadError."""
         self.path = path
-        file = SetFile(path)
+        try:
+            self._read(SetFile(path))
+        except OSError as error:
+            raise ReadError(f"{path.name} cannot be read: {error.strerror or error}") from error
+
+    def _read(self, file: SetFile) -> None:
+        path = file.path
         n_channels, n_samples = _count(file, "nbchan", MAX_CHANNELS), _count(file, "pnts", 2**48)
         rate, trials = file.number("srate") or 0.0, file.number("trials")
         if trials is not None and trials != 1:
@@ -95,14 +101,17 @@ class SetRecording(MatrixRecording):
     def inflated(self) -> np.ndarray:
         """The numbers (samples, channels) of data that are compressed inside the .set. Raises ReadError."""
         assert self.embedded
-        order, n_channels = mat5.variables(self.path)[0], len(self.channels)
+        n_channels = len(self.channels)
         try:
+            order = mat5.variables(self.path)[0]
             buffer = mat5.buffer_of(self.path, self.embedded)
             node = Node((n_channels, self.layout.n_samples), (0, 0), part=self._part) if self._part else mat5.parse(buffer, order)
             if node.dims != (n_channels, self.layout.n_samples) or node.part is None:
                 raise ReadError("holds broken data")
             return mat5.numbers(buffer, node, order)[: n_channels * self.layout.n_samples].reshape(-1, n_channels)
-        except (OSError, ValueError, ReadError) as error:
+        except OSError as error:
+            raise ReadError(f"{self.path.name} cannot be read: {error.strerror or error}") from error
+        except (ValueError, ReadError) as error:
             raise ReadError(f"{self.path.name} {error}") from error
 
     def verify(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from readers import mat5
-from readers.mat5 import Node, Variable
+from readers.mat5 import Buffer, Node, Variable
 from readers.schema import ReadError
 
 
@@ -39,7 +39,7 @@ class SetFile:
         """The variable that holds a field."""
         return self.whole or self.variables[name]
 
-    def node(self, name: str) -> tuple[memoryview, Node | None]:
+    def node(self, name: str) -> tuple[Buffer, Node | None]:
         """A field and its buffer. Raises ReadError."""
         try:
             if self.whole:
@@ -66,6 +66,6 @@ class SetFile:
         buffer, node = self.node(name)
         return [{key: self.cell(buffer, cell) for key, cell in item.items()} for item in (node.items if node else [])]
 
-    def cell(self, buffer: memoryview, cell: Node) -> str | float | None:
+    def cell(self, buffer: Buffer, cell: Node) -> str | float | None:
         """A text or the first number of a node."""
         return mat5.text(buffer, cell, self.order).strip() if cell.is_text else mat5.scalar(buffer, cell, self.order)

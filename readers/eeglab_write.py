@@ -95,11 +95,11 @@ def _exchange(file: SetFile, key: str, element: bytes, copy: Path) -> None:
     buffer, node = file.node(key)
     variable = file.variable(key)
     assert node is not None
+    if file.path.stat().st_size > mat5.MAX_INFLATED_BYTES:
+        raise ReadError(f"{file.path.name} is too large to be encoded again: save it from EEGLAB with its data in a .fdt")
     changed = mat5.with_element(buffer, node, element, file.order)
     if variable.compressed:
         packed = zlib.compress(changed)
         changed = np.array([15, len(packed)], f"{file.order}u4").tobytes() + packed
-    if file.path.stat().st_size > mat5.MAX_INFLATED_BYTES:
-        raise ReadError(f"{file.path.name} is too large to be encoded again: save it from EEGLAB with its data in a .fdt")
     raw = file.path.read_bytes()
     copy.write_bytes(raw[: variable.start] + changed + raw[variable.stop :])

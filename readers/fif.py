@@ -136,8 +136,8 @@ class FifReader:
     copy_suffix: str | None = None
 
     def claims(self, path: Path, head: bytes) -> bool:
-        """Whether the file begins with a file-id tag or is compressed; an empty file is claimed, to be reported as empty."""
-        return not head.strip(b"\0") or head[:4] == b"\x00\x00\x00\x64" or head[:2] == b"\x1f\x8b"
+        """True: the suffix is no other format's, and a file that is damaged is reported with its reason."""
+        return True
 
     def members(self, path: Path) -> Iterator[Path]:
         """The files that continue this one."""

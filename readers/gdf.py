@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from readers.bids import details
 from readers.edf_record import domain_of
 from readers.eeg_matrix import MAX_CHANNELS, MAX_RATE_HZ, STEP
 from readers.electrodes import identify
+from readers.file_bytes import fill
 from readers.leads import si_factor
 from readers.schema import Axes, Channel, Event, ReadError
 from readers.signals import Float64, SignalRecording
 
 _TYPES = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<i8", 8: "<u8", 16: "<f4", 17: "<f8"}
 _MAX_EVENTS = 300_000
+# Data records are read in blocks of about this size.
+_BLOCK_BYTES = 1 << 22
 # Codes of physical dimensions: the unit in steps of 32, the prefix of ten in between.
 _UNITS = {4256: "V", 512: None, 544: "%", 6048: "°C", 2496: "Hz", 3872: "mmHg"}
 _PREFIXES = {0: "", 3: "k", 18: "m", 19: "µ", 20: "n", 21: "p"}
@@ -40,6 +44,10 @@ class Line:
     base: float
     low: float
     high: float
+
+
+# A channel, its span of samples, and the array for them.
+_Wanted = tuple[Line, int, int, Float64]
 
 
 class GdfRecording(SignalRecording):
@@ -110,10 +118,9 @@ class GdfRecording(SignalRecording):
     def verify(self) -> tuple[str, ...]:
         """Read every sample; name the channels with values outside the range that the header gives, and late events."""
         outside = np.zeros(len(self.lines), np.int64)
-        step = max(STEP * 8 // self.record_bytes, 1)
-        for start in range(0, self.n_records, step):
-            for c, line in enumerate(self.lines):
-                stored = self._stored(c, start, min(start + step, self.n_records))
+        for channels, spans in self._portions():
+            for c, stored in zip(channels, self._stored(channels, spans), strict=True):
+                line = self.lines[c]
                 outside[c] += np.count_nonzero(~((stored >= line.low) & (stored <= line.high)))
         named = zip(outside, self.channels, strict=True)
         problems = [f"{n} samples of {c.name} lie outside the range that the header gives" for n, c in named if n]
@@ -124,27 +131,58 @@ class GdfRecording(SignalRecording):
         return self.n_records * self.lines[channel].per_record
 
     def _native(self, channels: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[Float64]:
-        found = []
-        for channel, (start, stop) in zip(channels, spans, strict=True):
-            line = self.lines[channel]
-            if stop <= start:
-                found.append(np.empty(0))
-                continue
-            first, last = start // line.per_record, -(-stop // line.per_record)
-            stored = self._stored(channel, first, last)[start - first * line.per_record : stop - first * line.per_record]
-            found.append(stored * line.gain + line.base)
+        lines = [self.lines[channel] for channel in channels]
+        return [stored * line.gain + line.base for line, stored in zip(lines, self._stored(channels, spans), strict=True)]
+
+    def _portions(self) -> Iterator[tuple[Sequence[int], list[tuple[int, int]]]]:
+        """Channels and their spans of samples which cover the recording, each small enough to be held in memory."""
+        if self.record_bytes > _BLOCK_BYTES:
+            for c in range(len(self.lines)):
+                yield from (([c], [(at, min(at + STEP, self._length(c)))]) for at in range(0, self._length(c), STEP))
+            return
+        step = _BLOCK_BYTES // self.record_bytes
+        for first in range(0, self.n_records, step):
+            last = min(first + step, self.n_records)
+            yield range(len(self.lines)), [(first * line.per_record, last * line.per_record) for line in self.lines]
+
+    def _stored(self, channels: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[Float64]:
+        """Stored numbers of samples start..stop of each channel. Raises ReadError."""
+        found = [np.empty(max(stop - start, 0)) for start, stop in spans]
+        wanted = [(self.lines[c], *span, values) for c, span, values in zip(channels, spans, found, strict=True) if values.size]
+        read = self._wide if self.record_bytes > _BLOCK_BYTES else self._blocks
+        try:
+            with self.path.open("rb") as file:
+                read(file, wanted)
+        except OSError as error:
+            raise ReadError(f"{self.path.name} cannot be read: {error.strerror or error}") from error
         return found
 
-    def _stored(self, channel: int, first: int, last: int) -> Float64:
-        """Stored numbers of one channel in data records first..last. Raises ReadError."""
-        line = self.lines[channel]
-        width = line.per_record * np.dtype(line.dtype).itemsize
-        try:
-            shape = (self.n_records, self.record_bytes)
-            records = np.memmap(self.path, np.uint8, "r", self.data_at, shape)[first:last, line.offset : line.offset + width]
-        except (OSError, ValueError) as error:
-            raise ReadError(f"{self.path.name} cannot be read: {error}") from error
-        return np.ascontiguousarray(records).view(line.dtype).reshape(-1).astype(np.float64)
+    def _wide(self, file: BufferedIOBase, wanted: Sequence[_Wanted]) -> None:
+        """Read from long data records no more than the samples asked for."""
+        for line, start, stop, values in wanted:
+            for record in range(start // line.per_record, -(-stop // line.per_record)):
+                origin = record * line.per_record
+                first, last = max(start, origin), min(stop, origin + line.per_record)
+                part = np.empty(last - first, line.dtype)
+                at = self.data_at + record * self.record_bytes + line.offset
+                fill(self.path, file, at + (first - origin) * part.itemsize, part)
+                values[first - start : last - start] = part
+
+    def _blocks(self, file: BufferedIOBase, wanted: Sequence[_Wanted]) -> None:
+        """Read whole data records, many at once, and take from them what each channel needs."""
+        begin = min((start // line.per_record for line, start, _, _ in wanted), default=0)
+        end = max((-(-stop // line.per_record) for line, _, stop, _ in wanted), default=0)
+        step = _BLOCK_BYTES // self.record_bytes
+        for low in range(begin, end, step):
+            records = np.empty((min(step, end - low), self.record_bytes), np.uint8)
+            fill(self.path, file, self.data_at + low * self.record_bytes, records)
+            for line, start, stop, values in wanted:
+                origin = low * line.per_record
+                first, last = max(start, origin), min(stop, origin + len(records) * line.per_record)
+                if first < last:
+                    width = line.per_record * np.dtype(line.dtype).itemsize
+                    own = np.ascontiguousarray(records[:, line.offset : line.offset + width]).view(line.dtype).reshape(-1)
+                    values[first - start : last - start] = own[first - origin : last - origin]
 
 
 def _text(raw: bytes) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from readers.file_bytes import Stretch
 from readers.schema import ReadError
 
 HEADER_BYTES = 128
@@ -31,6 +32,9 @@ _CODES = {dtype: code for code, dtype in _NUMBERS.items()}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _CELL, _STRUCT, _OBJECT, _CHAR = 1, 2, 3, 4
 _COMPLEX = 8
+
+
+Buffer = memoryview | Stretch
 
 
 @dataclass(frozen=True)
@@ -123,30 +127,31 @@ def _inflated(path: Path, stamp: tuple[int, int], start: int, stop: int) -> byte
     return found
 
 
-def buffer_of(path: Path, variable: Variable) -> memoryview:
-    """The bytes of a variable's element, tag included: inflated, or as they lie in the file."""
+def buffer_of(path: Path, variable: Variable) -> Buffer:
+    """The bytes of a variable's element, tag included: inflated, or read from the file as they are asked for."""
     if variable.compressed:
         info = path.stat()
         if variable.stop - variable.start < _SMALL_BYTES:
             return memoryview(_inflated.__wrapped__(path, (0, 0), variable.start, variable.stop))
         return memoryview(_inflated(path, (info.st_size, info.st_mtime_ns), variable.start, variable.stop))
-    return memoryview(np.memmap(path, np.uint8, "r", variable.start, (variable.stop - variable.start,)))  # type: ignore[arg-type]
+    return Stretch(path, variable.start, variable.stop)
 
 
-def parse(buffer: memoryview, order: str) -> Node:
+def parse(buffer: Buffer, order: str) -> Node:
     """The array that begins with the buffer, numbers not decoded. Raises ReadError."""
     return _Walker(buffer, order).matrix(0, len(buffer), (), 0)[0]
 
 
-def numbers(buffer: memoryview, node: Node, order: str) -> NDArray:
+def numbers(buffer: Buffer, node: Node, order: str) -> NDArray:
     """The numbers of a node, in file order (first dimension fastest), as stored."""
     if node.part is None:
         return np.empty(0)
     offset, length, dtype = node.part
-    return np.frombuffer(buffer, f"{order}{dtype}", length // np.dtype(dtype).itemsize, offset)
+    width = np.dtype(dtype).itemsize
+    return np.frombuffer(buffer[offset : offset + length // width * width], f"{order}{dtype}")
 
 
-def text(buffer: memoryview, node: Node | None, order: str) -> str:
+def text(buffer: Buffer, node: Node | None, order: str) -> str:
     """The characters of a one-line text node; empty for any other."""
     if node is None or not node.is_text or node.part is None or node.part[1] > 1_000_000:
         return ""
@@ -160,18 +165,19 @@ def text(buffer: memoryview, node: Node | None, order: str) -> str:
     return "".join(chr(code) if 0 <= code < 0xD800 else "\ufffd" for code in codes)
 
 
-def scalar(buffer: memoryview, node: Node | None, order: str) -> float | None:
+def scalar(buffer: Buffer, node: Node | None, order: str) -> float | None:
     """The first number of a node; None where it has none."""
     if node is None or node.is_text:
         return None
-    found = numbers(buffer, node, order)
-    return float(found[0]) if found.size else None
+    found = None if node.part is None else (node.part[0], min(node.part[1], np.dtype(node.part[2]).itemsize), node.part[2])
+    first = numbers(buffer, Node(node.dims, node.span, part=found), order)
+    return float(first[0]) if first.size else None
 
 
-def with_element(buffer: memoryview, node: Node, new: bytes, order: str) -> bytes:
+def with_element(buffer: Buffer, node: Node, new: bytes, order: str) -> bytes:
     """The buffer with a node's element exchanged for another, the sizes of what holds it corrected."""
     grown = len(new) - (node.span[1] - node.span[0])
-    changed = bytearray(buffer)
+    changed = bytearray(buffer[:])
     for parent in node.parents:
         length = struct.unpack_from(f"{order}I", changed, parent + 4)[0]
         struct.pack_into(f"{order}I", changed, parent + 4, length + grown)
@@ -179,7 +185,7 @@ def with_element(buffer: memoryview, node: Node, new: bytes, order: str) -> byte
     return bytes(changed)
 
 
-def element(buffer: memoryview, node: Node, part: NDArray, order: str, dims: Sequence[int] | None = None) -> bytes:
+def element(buffer: Buffer, node: Node, part: NDArray, order: str, dims: Sequence[int] | None = None) -> bytes:
     """The node's element with other numbers (or UTF-16 characters) and, where they are given, other dimensions."""
     start = node.span[0] + 8
     pieces, at = [], start
@@ -198,11 +204,11 @@ def _packed(part: NDArray, order: str) -> bytes:
     return struct.pack(f"{order}II", _CODES[part.dtype.str[1:]], len(raw)) + raw + bytes(-len(raw) % 8)
 
 
-def _tag(view: memoryview, at: int, end: int, order: str) -> tuple[int, tuple[int, int], int]:
+def _tag(view: Buffer, at: int, end: int, order: str) -> tuple[int, tuple[int, int], int]:
     """Type, place of the data, and where the next element begins (small elements: type and data in eight bytes)."""
     if end - at < 8:
         raise ReadError("holds an array that is cut short")
-    kind, length = struct.unpack_from(f"{order}II", view, at)
+    kind, length = struct.unpack(f"{order}II", view[at : at + 8])
     if kind >> 16:
         kind, length = kind & 0xFFFF, kind >> 16
         if length > 4:
@@ -226,12 +232,13 @@ def _head(raw: bytes, order: str) -> tuple[str, tuple[int, ...]]:
     return bytes(view[slice(*name)]).decode("latin-1"), _dims(view, dims, order)
 
 
-def _dims(view: memoryview, span: tuple[int, int], order: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in np.frombuffer(view, f"{order}i4", (span[1] - span[0]) // 4, span[0]))
+def _dims(view: Buffer, span: tuple[int, int], order: str) -> tuple[int, ...]:
+    n_bytes = (span[1] - span[0]) // 4 * 4
+    return tuple(int(n) for n in np.frombuffer(view[span[0] : span[0] + n_bytes], f"{order}i4"))
 
 
 class _Walker:
-    def __init__(self, view: memoryview, order: str) -> None:
+    def __init__(self, view: Buffer, order: str) -> None:
         self.view, self.order, self.seen = view, order, 0
 
     def matrix(self, at: int, end: int, parents: tuple[int, ...], depth: int) -> tuple[Node, int]:
@@ -247,7 +254,7 @@ class _Walker:
         _, flags, here = _tag(self.view, span[0], span[1], self.order)
         if flags[1] - flags[0] < 4:
             raise ReadError("holds a broken array")
-        (word,) = struct.unpack_from(f"{self.order}I", self.view, flags[0])
+        (word,) = struct.unpack(f"{self.order}I", self.view[flags[0] : flags[0] + 4])
         kind = word & 0xFF
         if kind not in (_CELL, _STRUCT, _OBJECT, _CHAR, *_CLASSES):
             return Node((), (at, after), parents=parents), after  # of its own build: sparse, strings, function handles
@@ -280,7 +287,7 @@ class _Walker:
             at = _tag(self.view, at, end, self.order)[2]
         _, length, at = _tag(self.view, at, end, self.order)
         _, names, at = _tag(self.view, at, end, self.order)
-        width = struct.unpack_from(f"{self.order}i", self.view, length[0])[0]
+        (width,) = struct.unpack(f"{self.order}i", self.view[length[0] : length[0] + 4]) if length[1] - length[0] >= 4 else (0,)
         if not 0 < width <= 1024:
             raise ReadError("holds a structure with broken field names")
         raw = bytes(self.view[slice(*names)])

@@ -109,10 +109,12 @@ def _fraction(rate_hz: float, native_hz: float, length: int) -> tuple[int, int] 
     if not 1 / max(RATIO_LIMITS) <= exact <= max(RATIO_LIMITS):
         return None
     for limit in RATIO_LIMITS:
-        ratio = 1 / (1 / exact).limit_denominator(limit) if exact > 1 else exact.limit_denominator(limit)
-        if ratio and abs(ratio - exact) * length <= 0.5:
+        inverse = 1 / exact if exact > 1 else exact
+        ratio = inverse.limit_denominator(limit) or Fraction(1, limit)
+        ratio = 1 / ratio if exact > 1 else ratio
+        if abs(ratio - exact) * length <= 0.5:
             break
-    return (ratio.numerator, ratio.denominator) if ratio else None
+    return ratio.numerator, ratio.denominator
 
 
 def _reach(up: int, down: int) -> int:

@@ -23,6 +23,8 @@ MAX_SIGNALS = 10_000
 MAX_RATE_HZ = 1e7
 MAX_FRAMES = 10**13
 MAX_SAMPLES_PER_FRAME = 100_000
+# A file name has at most 255 on common systems; suffixes and those of copies come behind it.
+MAX_NAME_BYTES = 200
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # At most 18 digits, which every integer type downstream holds.
@@ -33,6 +35,9 @@ _RECORD = re.compile(
     rf"(?:\s+(?P<n_frames>{_COUNT})(?:\s+(?P<time>[\d:.]+)(?:\s+(?P<date>[\d/]+))?)?)?)?",
     re.ASCII,
 )
+# A record line whose numbers may be wrong, and the formats that say that the line after it is a signal's all the same.
+_LOOSE_RECORD = re.compile(r"[-\w.]+(?:/\S+)?\s+([-+]?\d+)(?:\s+(\S+)(?:\s+(\S+)(?:\s.*)?)?)?", re.ASCII)
+_FORMATS = frozenset(["0", "8", "16", "24", "32", "61", "80", "160", "212", "310", "311", "508", "516", "524"])
 _SECOND_LINE = re.compile(r"\S+\s+\d+")
 _FORMAT = re.compile(rf"({_COUNT})(?:x({_COUNT}))?(?::({_COUNT}))?(?:\+({_COUNT}))?", re.ASCII)
 _GAIN = re.compile(rf"({_NUMBER})(?:\(([-+]?{_COUNT})\))?(?:/(\S+))?", re.ASCII)
@@ -80,10 +85,13 @@ class Header:
 
 
 def looks_like_header(head: bytes) -> bool:
-    """Whether the first bytes of a file read as a WFDB record line and the start of the line after it."""
+    """Whether the first bytes of a file read as a WFDB record line and the start of the line after it.
+
+    A record line with a number that cannot be is one where a signal's line follows.
+    """
     content = [text for _, text in islice(_content_lines(head), 2)]
     if not content or not _RECORD.fullmatch(content[0]):
-        return False
+        return len(content) == 2 and _LOOSE_RECORD.fullmatch(content[0]) is not None and _is_signal_line(content[1])
     return len(content) == 1 or _SECOND_LINE.match(content[1]) is not None
 
 
@@ -94,7 +102,7 @@ def parse_header(data: bytes, file_name: str) -> Header:
     content = [text for _, text in _content_lines(data)]
     match = _RECORD.fullmatch(content[0]) if content else None
     if match is None:
-        raise ReadError(f"{file_name} is not a WFDB header: it has no valid record line")
+        raise ReadError(_wrong_record(content, file_name))
     n_signals, rate = int(match["n_signals"]), float(match["rate"] or DEFAULT_RATE_HZ)
     if n_signals > MAX_SIGNALS:
         raise ReadError(f"{file_name} claims {n_signals} signals; at most {MAX_SIGNALS} are accepted")
@@ -118,6 +126,27 @@ def parse_header(data: bytes, file_name: str) -> Header:
         segments=tuple(_segment_line(line, file_name) for line in lines) if multi else (),
         comments=tuple(_comments(data)),
     )
+
+
+def _is_signal_line(line: str) -> bool:
+    tokens = line.split()
+    storage = _FORMAT.fullmatch(tokens[1]) if len(tokens) > 2 else None
+    return storage is not None and storage[1] in _FORMATS and _scale(tokens[2]) is not None
+
+
+def _wrong_record(content: list[str], file_name: str) -> str:
+    """What is wrong with a header whose first line is no record line."""
+    match = _LOOSE_RECORD.fullmatch(content[0]) if len(content) > 1 and _is_signal_line(content[1]) else None
+    if match is None:
+        return f"{file_name} is not a WFDB header: it has no valid record line"
+    count, rate, length = match.groups()
+    if not re.fullmatch(_COUNT, count, re.ASCII):
+        return f"{file_name} claims {count[:40]} signals"
+    if rate and not re.match(rf"{_NUMBER}(?:/|$)", rate, re.ASCII):
+        return f"{file_name} claims a sampling rate of {rate[:40]} Hz"
+    if length and not re.fullmatch(_COUNT, length, re.ASCII):
+        return f"{file_name} claims a length of {length[:40]} samples"
+    return f"{file_name} has a record line that cannot be read: {content[0][:80]!r}"
 
 
 def with_fields(data: bytes, initial: Mapping[int, int], checksum: Mapping[int, int]) -> bytes:
@@ -177,7 +206,7 @@ def _clock(text: str) -> time | None:
         hour, minute = (int(part) for part in ["0"] * (2 - len(larger)) + larger)
         seconds = float(last)
         return time(hour, minute, int(seconds), min(round(seconds % 1 * 1e6), 999_999))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -193,8 +222,7 @@ def _signal_line(line: str, file_name: str) -> SignalLine:
     scale = _scale(tokens[2]) if len(tokens) > 2 else (DEFAULT_GAIN, None, None)
     if storage is None or scale is None:
         raise ReadError(f"{file_name} has a signal line that cannot be read: {line[:80]!r}")
-    if not _in_folder(tokens[0]):
-        raise ReadError(f"{file_name} names a signal file outside its folder: {tokens[0][:80]!r}")
+    _check_name(tokens[0], file_name, "signal file")
     fmt, per_frame, skew, byte_offset = storage
     gain, baseline, unit = scale
     if not 1 <= per_frame <= MAX_SAMPLES_PER_FRAME:
@@ -237,11 +265,17 @@ def _scale(field: str) -> tuple[float, int | None, str | None] | None:
 
 def _segment_line(line: str, file_name: str) -> tuple[str, int]:
     match = _SEGMENT.fullmatch(line)
-    if match is None or not _in_folder(match[1]):
+    if match is None:
         raise ReadError(f"{file_name} has a segment line that cannot be read: {line[:80]!r}")
+    _check_name(match[1], file_name, "segment")
     return match[1], int(match[2])
 
 
-def _in_folder(name: str) -> bool:
-    """Whether a name that a header gives stays in the header's folder."""
-    return "/" not in name and "\\" not in name and name not in (".", "..")
+def _check_name(name: str, file_name: str, kind: str) -> None:
+    """A name that a header gives has to be one that a file in the header's folder can have. Raises ReadError."""
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ReadError(f"{file_name} names a {kind} in {len(name.encode())} bytes; at most {MAX_NAME_BYTES} are accepted")
+    if "\0" in name:
+        raise ReadError(f"{file_name} names a {kind} that no file can be called: {name[:80]!r}")
+    if "/" in name or "\\" in name or name in (".", ".."):
+        raise ReadError(f"{file_name} names a {kind} outside its folder: {name[:80]!r}")

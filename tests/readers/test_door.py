@@ -11,6 +11,16 @@ import readers
 from readers import claim, open_recording, scan
 from readers.cardiac import WfdbReader, create_wfdb
 from readers.schema import ReadError
+from tests import audio_files, eeg_files, eeg_mne_files, mri_files, points_files, wfdb_files
+from tests.bad_files import BAD, GOOD
+
+MAKERS = {
+    "cardiac": wfdb_files.FORMATS,
+    "eeg": {**eeg_files.FORMATS, **eeg_mne_files.FORMATS},
+    "mri": mri_files.FORMATS,
+    "audio": audio_files.FORMATS,
+    "points": points_files.FORMATS,
+}
 
 
 def handles(folder):
@@ -77,6 +87,49 @@ def test_links(tmp_path):
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "broken.hea").symlink_to(tmp_path / "nowhere.hea")
     assert handles(tmp_path) == ([path], [tmp_path / "broken.hea"])
+
+
+@pytest.mark.parametrize(("domain", "name"), [(domain, name) for domain, makers in MAKERS.items() for name in makers])
+def test_every_format_is_one_recording_of_its_domain(tmp_path, domain, name):
+    path = MAKERS[domain][name](tmp_path)
+    found, unclaimed = scan(tmp_path)
+    assert found == [(path,)] and unclaimed == []
+    assert open_recording(path).domain == domain
+    assert os.path.realpath(open_recording(path).files[0]) == os.path.realpath(path)
+
+
+@pytest.mark.parametrize(("domain", "name"), [(d, n) for d, cases in BAD.items() for n, case in cases.items() if not case.opens])
+def test_what_cannot_be_opened_says_why(tmp_path, domain, name):
+    case = BAD[domain][name]
+    path = case.make(tmp_path)
+    with pytest.raises(ReadError, match="no format" if case.reason is None else case.reason) as caught:
+        open_recording(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", sorted({suffix for reader in readers.READERS for suffix in reader.suffixes}))
+def test_what_would_be_waited_for_is_never_opened(tmp_path, suffix):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / f"inside{suffix}").mkdir()
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    (tmp_path / f"loop{suffix}").symlink_to(f"loop{suffix}")
+    assert handles(tmp_path) == ([], sorted(tmp_path / f"{name}{suffix}" for name in ("device", "loop", "pipe")))
+    for name, reason in [("pipe", "is not a file"), ("device", "is not a file"), ("loop", "does not exist")]:
+        with pytest.raises(ReadError, match=f"{name}{suffix} {reason}"):
+            open_recording(tmp_path / f"{name}{suffix}")
+    with pytest.raises(ReadError, match="is a folder"):
+        open_recording(tmp_path / "folder" / f"inside{suffix}")
+
+
+@pytest.mark.parametrize("domain", list(GOOD))
+def test_a_name_as_long_as_a_file_system_takes(tmp_path, domain):
+    if domain == "cardiac":
+        pytest.skip("the header names its signal file")
+    path = GOOD[domain](tmp_path)
+    long = path.rename(path.with_name("x" * (255 - len(path.suffix)) + path.suffix))
+    assert handles(tmp_path) == ([long], [])
+    assert open_recording(long).domain == domain
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")

@@ -256,7 +256,9 @@ def test_what_is_claimed(tmp_path):
         ("image.edf", b"{\nHeaderID = EH:000001", False),
         ("other.rec", b"", False),
         ("short.edf", b"0       X X", True),
-        ("number.edf", b"0", False),
+        ("number.edf", b"0", True),
+        ("noise.bdf", bytes(range(256)), True),
+        ("noise.rec", bytes(range(256)), False),
     ]:
         (tmp_path / name).write_bytes(data)
         assert claims(tmp_path / name) is wanted

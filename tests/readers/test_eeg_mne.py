@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -370,7 +372,9 @@ def test_an_ant_recording_is_no_neuroscan_one(tmp_path):
 def test_formats_are_claimed_and_nothing_is_overwritten(tmp_path, name):
     path = files.FORMATS[name](tmp_path)
     assert reader(path).claims(path, path.read_bytes()[:4096]) and reader(path).claims(path, b"")
-    assert not reader(path).claims(path, b"PNG and so on, for sure")
+    alone = path.suffix in (".vhdr", ".fif", ".gdf")  # suffixes of one format only
+    assert reader(path).claims(path, b"PNG and so on, for sure") is alone
+    assert path.suffix != ".gdf" or not reader(path).claims(path, b"nodedef>name VARCHAR")
     assert list(reader(path).groups([path])) == [(path,)]
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     if path.suffix not in (".gdf", ".cnt"):
@@ -449,3 +453,59 @@ def test_only_read_errors_come_out_of_broken_files(tmp_path, name):
             assert str(error)
             outcomes.append(False)
     assert any(outcomes) and not all(outcomes)
+
+
+# --- Files that change, and reading in small steps
+
+STORED = {
+    **files.FORMATS,
+    "eeglab-beside": lambda folder: files.eeglab(folder, beside=True),
+    "eeglab-plain": lambda folder: files.eeglab(folder, dtype="f8"),
+    "gdf-mixed": lambda folder: files.gdf(folder, per_record=(100, 50, 100, 25)),
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("left", [0.0, 0.7])
+def test_a_file_that_becomes_shorter_is_named(tmp_path, name, left):
+    path = STORED[name](tmp_path)
+    recording = reader(path).open(path)
+    stored = max(recording.files, key=lambda file: file.stat().st_size)
+    os.truncate(stored, int(stored.stat().st_size * left))
+    jobs = [lambda: recording.read(0, recording.axes.shape[1]), lambda: reader(path).open(path)]
+    channel = len(recording.channels) - 1
+    last = patch(channel, [recording.stored(channel) - 1], [1.0])
+    for job in [*jobs, recording.verify, lambda: reader(path).write(recording, [last], tmp_path / "out" / path.name)]:
+        try:
+            job()
+        except ReadError as error:
+            assert stored.name in str(error) or path.name in str(error)
+    with pytest.raises(ReadError, match=re.escape(stored.name)):
+        jobs[0]()
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_small_steps_read_and_write_the_same(tmp_path, monkeypatch, name):
+    path = STORED[name](tmp_path)
+    recording = reader(path).open(path)
+    n_samples = recording.axes.shape[1]
+    truth, checked = recording.read(0, n_samples), recording.verify()
+    patches = [patch(1, [0, 3, 4, 99, n_samples - 1], [1.0, 2.0, 3.0, 4.0, 5.0]), patch(0, range(50), np.arange(50.0))]
+    one_rate = len({channel.rate_hz for channel in recording.channels}) == 1  # others are not written
+    large = reader(path).write(recording, patches, tmp_path / "large" / path.name) if one_rate else None
+    for step in (1, 64):
+        monkeypatch.setattr("readers.gdf._BLOCK_BYTES", step)
+        monkeypatch.setattr("readers.gdf.STEP", step)
+        monkeypatch.setattr("readers.eeg_matrix.STEP", step)
+        monkeypatch.setattr("readers.eeg_matrix._PATCHED_BYTES", step)
+        monkeypatch.setattr("readers.file_bytes._AHEAD_BYTES", step)
+        again = reader(path).open(path)
+        assert np.array_equal(again.read(0, n_samples).values, truth.values, equal_nan=True) and again.verify() == checked
+        assert np.array_equal(again.read(7, 91).values, truth.values[:, 7:91], equal_nan=True)
+        if large is None:
+            continue
+        small = reader(path).write(again, patches, tmp_path / f"small{step}" / path.name)
+        assert (small.changed, small.clipped, small.notes) == (large.changed, large.clipped, large.notes)
+        for file in (tmp_path / "large").iterdir():
+            assert file.read_bytes() == (small.path.parent / file.name).read_bytes()

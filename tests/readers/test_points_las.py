@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from readers import points_laz, points_laz_child
 from readers.points_las import read_header
 from readers.schema import ReadError
 from tests import points_files as made
@@ -102,6 +106,62 @@ def test_several_chunks(tmp_path):
     assert after[[10, 50_000, 119_999], 2].tolist() == [1, 2, 3]
     after[[10, 50_000, 119_999], 2] = theirs[[10, 50_000, 119_999], 2]
     assert np.array_equal(after, theirs)
+
+
+def test_windows_over_several_blocks(tmp_path, monkeypatch):
+    path = made.las(tmp_path / "a.laz", cloud(230_000))
+    theirs = laspy.read(path).xyz
+    recording = opened(path)
+    monkeypatch.setattr(points_laz, "BLOCK_BYTES", 110_000 * recording.table.row_bytes)
+    assert recording.table.step() == 100_000
+    rng = np.random.default_rng(3)
+    windows = [sorted(int(row) for row in rng.integers(0, 230_001, 2)) for _ in range(20)]
+    for start, stop in [*windows, (99_999, 100_001), (199_000, 230_000), (100_000, 200_000), (229_999, 230_000)]:
+        if start < stop:
+            assert np.abs(recording.read(start, stop).coords - theirs[start:stop]).max(initial=0) < 1e-6
+
+
+def test_a_file_that_was_replaced_is_decoded_anew(tmp_path):
+    path = made.las(tmp_path / "a.laz", cloud(50))
+    recording = opened(path)
+    before = recording.read(0, 50).coords
+    made.las(path, cloud(50, seed=9))
+    os.utime(path, ns=(1, 1))
+    after = recording.read(0, 50).coords
+    assert np.abs(after - laspy.read(path).xyz).max() < 1e-6 and not np.allclose(before, after)
+
+
+def test_a_stream_that_ends_the_decoder_is_refused(tmp_path):
+    path = made.FORMATS["laz"](tmp_path)
+    raw = bytearray(path.read_bytes())
+    raw[524], raw[638:738] = 0x31, b"\xff" * 100  # ends lazrs 0.8.2 by a fault of memory
+    path.write_bytes(raw)
+    with pytest.raises(ReadError, match=r"a\.laz cannot be decoded: "):
+        opened(path).read(0, 40)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (f"os.kill(os.getpid(), {int(signal.SIGABRT)})", r"damaged \(the decoder crashed\)"),
+        ("child.CPU_S = 1; child.bound()\nwhile True: pass", "processor time"),
+        ("print('no sense in it'); sys.exit(child.REFUSED)", "cannot be decoded: no sense in it"),
+        ("print('few')", "gives 4 bytes"),
+    ],
+    ids=["crash", "time", "refusal", "short"],
+)
+def test_the_end_of_a_decoder_is_a_reason(tmp_path, monkeypatch, end, reason):
+    recording = opened(made.las(tmp_path / "a.laz", cloud(1000)))
+    stand_in = tmp_path / "child.py"
+    own = str(Path(points_laz_child.__file__).parent)
+    stand_in.write_text(f"import os, sys\nsys.path.append({own!r})\nimport points_laz_child as child\n{end}\n")
+    monkeypatch.setattr(points_laz_child, "__file__", str(stand_in))
+    os.utime(recording.path, ns=(1, 1))  # no block that is kept
+    for use in (lambda: recording.read(0, 10), lambda: written(recording, [(2, [1], [3.0])], tmp_path / "out" / "b.laz")):
+        with pytest.raises(ReadError, match=reason):
+            use()
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_the_decoder_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -103,6 +104,11 @@ def test_text_that_is_no_header(text):
         (b"x/0 2 250 10\n", "no segments"),
         (b"x 1 250 10\nx.dat sixteen\n", "cannot be read"),
         (b"x 1 250 10\n../secret.dat 16 200\n", "outside its folder"),
+        (b"x 1 250 10\n" + b"x" * 197 + b".dat 16 200\n", "signal file in 201 bytes; at most 200"),
+        (b"x/1 1 250 10\n" + b"x" * 5000 + b" 10\n", "segment in 5000 bytes; at most 200"),
+        (b"x 1 250 10\nx\0.dat 16 200\n", "signal file that no file can be called"),
+        (b"x/2 1 250 20\nb\0c 10\nd 10\n", "segment that no file can be called"),
+        (b"x/1 1 250 10\n../b 10\n", "segment outside its folder"),
         (b"x 1 250 10\nx.dat 16x0 200\n", "0 samples per frame"),
         (b"x 1 250 10\nx.dat 16x999999 200\n", "999999 samples per frame"),
     ],
@@ -110,6 +116,11 @@ def test_text_that_is_no_header(text):
 def test_what_cannot_be_used_says_why(text, reason):
     with pytest.raises(ReadError, match=reason):
         parse_header(text, "x.hea")
+
+
+@pytest.mark.parametrize("clock", ["99999999999999999:30:00", "1:2147483648:00", "0:0:" + "9" * 400, "25:00:00", "1:2:3:4"])
+def test_a_time_that_cannot_be_leaves_the_date(clock):
+    assert parse_header(f"x 0 250 10 {clock} 02/03/2004\n".encode(), "x.hea").start_date == "2004-03-02"
 
 
 def test_micro_sign_is_kept_in_both_encodings():
@@ -122,3 +133,20 @@ def test_new_fields_change_nothing_else():
     data = b"# caf\xe9\r\n x  2 250 10\r\n\r\n# n\r\nx.dat  16 200\t16 0 -5  77 0 II  lead\r\nx.dat 16 200 16 0 -5\r\n#end"
     new = with_fields(data, {0: 12, 1: 13}, {0: -30000, 1: 9})
     assert new == data.replace(b"-5  77", b"12  -30000").replace(b"0 -5\r\n#end", b"0 13\r\n#end")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ("r 1 nan 100", "x.hea claims a sampling rate of nan Hz"),
+        ("r 1 100 -5", "x.hea claims a length of -5 samples"),
+        ("r -1 100 5", "x.hea claims -1 signals"),
+        ("r 1 100 5 noon", "x.hea has a record line that cannot be read: 'r 1 100 5 noon'"),
+    ],
+)
+def test_a_record_line_with_a_wrong_number_is_a_header_all_the_same(record, reason):
+    text = f"# note\n{record}\nr.dat 16 200(3)/mV 16 0 0 0 0 II\n".encode()
+    assert looks_like_header(text)
+    with pytest.raises(ReadError, match=re.escape(reason)):
+        parse_header(text, "x.hea")
+    assert not looks_like_header(f"{record}\nr.dat of all things\n".encode()) or record == "r 1 100 5"
