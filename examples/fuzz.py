@@ -172,9 +172,9 @@ def work(name: str, seed: int, first: int, stop: int, folder: Path) -> None:
         shutil.rmtree(out, ignore_errors=True)
         print(json.dumps([number]), flush=True)
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        start = time.process_time()
+        start = sum(os.times()[:4])
         status, reason = judge(handle, out)
-        spent, peak = time.process_time() - start, max(memory_kib("VmHWM") - base, 0)
+        spent, peak = sum(os.times()[:4]) - start, max(memory_kib("VmHWM") - base, 0)
         print(json.dumps([number, status, spent, peak, reason]), flush=True)
 
 
