@@ -18,4 +18,4 @@ def readers(json_: Json = False, debug: Debug = False) -> None:
         put_json(rows)
     else:
         for row in rows:
-            put(f"{row['name']:10} {', '.join(row['domains']):13} {' '.join(row['suffixes'])}")
+            put(f"{row['name']:12} {', '.join(row['domains']):13} {' '.join(row['suffixes'])}")

@@ -1,7 +1,7 @@
 """Label tables: reading, and joining their rows to recordings and windows.
 
 A label row names a recording (relative to the CSV, to a DATA folder, or absolute) and, with ``start``
-and ``stop``, an interval of it in seconds.
+and ``stop``, an interval of it in the unit of its embeddings: seconds, voxels or rows.
 """
 
 from __future__ import annotations
