@@ -16,7 +16,7 @@ from readers.edf_header import EdfHeader, count_records, read_header
 from readers.edf_samples import read_spans, stored_blocks
 from readers.edf_timeline import with_gaps, without_gaps
 from readers.leads import si_factor
-from readers.schema import Axes, Channel, Event, SignalSample, Window
+from readers.schema import Axes, Channel, Event
 from readers.signals import Float64, SignalRecording
 
 CARDIAC_KINDS = frozenset(("ecg", "ppg", "resp", "abp"))
@@ -143,23 +143,6 @@ class EdfRecording(SignalRecording):
         if silent:
             problems.append(f"{self.path.name}: {silent} records do not say when they begin")
         return problems
-
-    def read(self, start: int, stop: int, *, rate_hz: float | None = None, channels: Sequence[int] | None = None) -> SignalSample:
-        """Read samples start..stop of the grid k / rate_hz; see ``signals.SignalRecording.read``. Raises ReadError."""
-        picked = range(len(self.channels)) if channels is None else channels
-        rate = self.axes.rate_hz if rate_hz is None else rate_hz
-        here = tuple(self.channels[channel] for channel in picked)
-        own = all(channel.rate_hz == rate and not channel.missing for channel in here)
-        if rate is None or not own or not 0 <= start <= stop <= min((self._lengths[c] for c in picked), default=0):
-            return super().read(start, stop, rate_hz=rate_hz, channels=channels)
-        # The usual case, in which nothing is resampled, for all channels at once.
-        values = np.empty((len(here), stop - start), np.float32)
-        for row, native in zip(values, self._native(picked, [(start, stop)] * len(here)), strict=True):
-            row[:] = native
-        valid = np.isfinite(values)
-        values[~valid] = 0.0
-        time_s = np.arange(start, stop, dtype=np.float64) / rate
-        return SignalSample(values, valid, here, Window(start, stop), time_s, float(rate))
 
     def _length(self, channel: int) -> int:
         return self._lengths[channel]

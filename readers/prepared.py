@@ -78,12 +78,9 @@ class PreparedSignal(Prepared, SignalLike):
                     values[row] = np.nan
                 else:
                     self._take(file, self._offset + (self._row_of(channel) * self._length + first) * ITEM, values[row, inside])
-        time_s = np.arange(start, stop, dtype=np.float64)
-        time_s /= rate
         return SignalSample(
             values=values,
             valid=_cleared(values),
-            time_s=time_s,
             rate_hz=float(rate),
             channels=tuple(self.channels[channel] for channel in picked),
             window=Window(start, stop),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class SignalSample(Sample):
-    """One window of a signal: (C, T). ``time_s`` float64 (T,), seconds from the start of the recording."""
+    """One window of a signal: (C, T) samples of the grid k / rate_hz."""
 
     window: Window
-    time_s: NDArray[np.float64]
     rate_hz: float
+
+    @cached_property
+    def time_s(self) -> NDArray[np.float64]:
+        """Seconds from the start of the recording, float64 (T,)."""
+        return np.arange(self.window.start, self.window.stop, dtype=np.float64) / self.rate_hz
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def sample(values, valid=None, kinds=("ecg",), units=("mV",)):
     valid = np.ones(values.shape, bool) if valid is None else np.asarray(valid)
     channels = tuple(Channel("c", f"c{i}", kinds[i % len(kinds)], units[i % len(units)], None, 100.0) for i in range(len(values)))
     window = Window(0, values.shape[1])
-    return SignalSample(values, valid, channels, window, np.arange(values.shape[1]) / 100, 100.0)
+    return SignalSample(values, valid, channels, window, 100.0)
 
 
 @settings(max_examples=150, deadline=None)

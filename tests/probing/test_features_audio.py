@@ -14,7 +14,7 @@ def _sample(values: NDArray, rate_hz: float, valid: NDArray | None = None) -> Si
     values = np.atleast_2d(values).astype(np.float32)
     valid = np.ones(values.shape, bool) if valid is None else np.atleast_2d(valid)
     channels = tuple(Channel(f"ch{i}", f"ch{i}", "audio", None, None, rate_hz) for i in range(len(values)))
-    return SignalSample(values, valid, channels, Window(0, values.shape[1]), np.arange(values.shape[1]) / rate_hz, rate_hz)
+    return SignalSample(values, valid, channels, Window(0, values.shape[1]), rate_hz)
 
 
 def _found(values: NDArray, rate_hz: float = 32000.0, valid: NDArray | None = None) -> dict[str, float]:

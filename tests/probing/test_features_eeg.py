@@ -33,8 +33,7 @@ def _channel(name: str, kind: str = "eeg", si_factor: float = 1e-6, missing: boo
 def _sample(values: NDArray, channels: Sequence[Channel], rate_hz: float = RATE_HZ, valid: NDArray | None = None) -> SignalSample:
     values = np.atleast_2d(values).astype(np.float32)
     valid = np.ones(values.shape, bool) if valid is None else valid
-    time_s = np.arange(values.shape[1]) / rate_hz
-    return SignalSample(values, valid, tuple(channels), Window(0, values.shape[1]), time_s, rate_hz)
+    return SignalSample(values, valid, tuple(channels), Window(0, values.shape[1]), rate_hz)
 
 
 def _found(sample: SignalSample) -> dict[str, float]:

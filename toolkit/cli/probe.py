@@ -34,7 +34,10 @@ def probe(
         list[str], typer.Argument(help="One embedding table (.parquet .arrow .csv .jsonl, or - for stdin), or DATA with --model.")
     ],
     labels: Annotated[
-        Path, typer.Option("--labels", help="CSV with path and label, optional start and stop (seconds, voxels or rows), and any other columns.")
+        Path,
+        typer.Option(
+            "--labels", help="CSV with path, label, optional start and stop (seconds, voxels or rows), and any other columns."
+        ),
     ],
     model: Annotated[
         Path | None, typer.Option("--model", help="Embed DATA with this model; each labelled interval becomes a row.")

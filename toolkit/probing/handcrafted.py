@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from readers.schema import PointSample, Sample, SignalSample, VolumeSample
+from readers.schema import PointSample, Sample, SignalSample, VolumeSample, Window
 from toolkit.probing.beats import BEAT_NAMES, CONTEXT_NAMES, beat_features, context_features, find_beats
 from toolkit.probing.features_audio import audio_features
 from toolkit.probing.features_eeg import eeg_features
@@ -109,7 +109,8 @@ def _of_signals(features: Callable[[SignalSample], Described]) -> Describe:
         assert isinstance(sample, SignalSample)
         around, length = round(margin * sample.rate_hz), sample.values.shape[1]
         inside = slice(around, length - around)
-        cut = replace(sample, values=sample.values[:, inside], valid=sample.valid[:, inside], time_s=sample.time_s[inside])
+        window = Window(sample.window.start + inside.start, sample.window.start + inside.stop)
+        cut = replace(sample, values=sample.values[:, inside], valid=sample.valid[:, inside], window=window)
         return features(cut)
 
     return describe
