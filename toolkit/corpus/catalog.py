@@ -17,7 +17,7 @@ from readers.schema import ReadError, Recording
 from toolkit import machine
 from toolkit.corpus.cache import Entry, HeaderCache, settled
 from toolkit.corpus.crew import Crew, Lost
-from toolkit.corpus.inputs import Failure, Input, open_input, subject_of
+from toolkit.corpus.inputs import Failure, Input, open_input, place, subject_of
 from toolkit.progress import Progress
 
 AT_ONCE = 4096  # inputs that are looked up, and held, at a time
@@ -168,7 +168,7 @@ def _known(batch: Sequence[Input], cache: HeaderCache, beside: Beside) -> list[R
     """The rows that were read before and still hold."""
     if not cache.on:
         return [None] * len(batch)
-    paths = [os.path.abspath(item.path) for item in batch]
+    paths = [place(item.path) for item in batch]
     marks = [beside.mark(path) for path in paths]  # of all, so that every folder is listed before its files are opened
     entries = cache.entries(paths)
     found: list[Row | None] = []
@@ -187,7 +187,7 @@ def _taken(item: Input, seen: Seen | Failure | Lost, cache: HeaderCache, beside:
         return seen
     row, files = seen
     if cache.on and files is not None:
-        path = os.path.abspath(item.path)
+        path = place(item.path)
         state = [dict(item.ids), _parts(item), beside.mark(path), [(_near(f, path), size, at) for f, size, at in files]]
         cache.put(path, Entry(state, row.rest))
     return row

@@ -77,16 +77,18 @@ def gather(
         path = listed.path
         found, passed = _from_path(path, listed.ids, claims)
         for item in found:
-            before = items.setdefault(_place(item.path), item)
+            here = place(item.path)
+            before = items.setdefault(here, item)
             parts = listed.parts or before.parts  # what a manifest says is one recording is
-            items[_place(item.path)] = replace(before, ids={**item.ids, **before.ids}, parts=parts)
+            if before is not item or parts != item.parts:
+                items[here] = replace(before, ids={**item.ids, **before.ids}, parts=parts)
         for other in passed:
-            others.setdefault(_place(other), other)
+            others.setdefault(place(other), other)
         corpus = list(dict.fromkeys(item.root for item in found if item.prepared is not None))
         roots += corpus or [path if path.is_dir() else path.parent]
     unclaimed = tuple(others.values())
-    inside = {_place(part) for item in items.values() for part in item.parts}
-    kept = tuple(i for place, i in items.items() if place not in inside and (domain is None or _may_be(i, domain)))
+    inside = {place(part) for item in items.values() for part in item.parts}
+    kept = tuple(i for here, i in items.items() if here not in inside and (domain is None or _may_be(i, domain)))
     if not kept:
         asked = ", ".join(f"'{d}'" for d in data)
         also = f"{len(unclaimed)} files there are of no known format, for instance '{unclaimed[0].name}'. " if unclaimed else ""
@@ -114,8 +116,10 @@ def subject_of(item: Input, recording: Recording) -> str | None:
     return item.ids.get("subject") or recording.ids.get("subject")
 
 
-def _place(path: Path) -> str:
-    return os.path.abspath(path)  # without following links: two names of one file may be two subjects
+def place(path: Path) -> str:
+    """The absolute path, without following links: two names of one file may be two subjects."""
+    text = str(path)
+    return text if text.startswith("/") and "/.." not in text else os.path.abspath(text)
 
 
 def _may_be(item: Input, domain: str) -> bool:
