@@ -185,7 +185,7 @@ def _broken_values(base):
 def _other_values(base):
     with sqlite3.connect(base) as connection:
         for table in ("recordings", "folders"):
-            connection.execute(f"UPDATE {table} SET value = ?", [caches.zlib.compress(b'[1, {"a": 2}, null]\n{}')])
+            connection.execute(f"UPDATE {table} SET value = ?", [b'[1, {"a": 2}, null]\n{}'])
     connection.close()
 
 

@@ -20,13 +20,14 @@ import readers
 import toolkit
 from readers.scan import Claim, Stamp
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "headers.sqlite"
 MAX_BYTES = 2**30  # beyond this size the cache begins anew
 SETTLED_NS = 2 * 10**9  # a file that changed later than this before it was read may change again within one tick of its clock
 BATCH = 2000  # entries written at a time: each write locks the database for a moment
 WAIT_S = 1.0  # for another process that writes
-_CORRUPT = (ValueError, TypeError, AttributeError, zlib.error)
+_CORRUPT = (ValueError, TypeError, AttributeError)
+_decode = json.JSONDecoder().raw_decode  # without the checks for space around, which cost as much as the rest
 
 
 class Entry(NamedTuple):
@@ -78,7 +79,7 @@ class HeaderCache:
         known: dict[str, Claim] = {}
         for _, value in self._get("folders", [os.path.abspath(folder)]):
             with suppress(*_CORRUPT):
-                for name, (size, mtime_ns, reader, *members) in json.loads(zlib.decompress(value)).items():
+                for name, (size, mtime_ns, reader, *members) in json.loads(value).items():
                     if (stamp := stamps.get(name)) and stamp.size == size and stamp.mtime_ns == mtime_ns:
                         known[name] = Claim(reader, tuple(members))
         return known
@@ -98,8 +99,8 @@ class HeaderCache:
         found = {}
         for key, value in self._get("recordings", paths):
             with suppress(*_CORRUPT):
-                state, text = zlib.decompress(value).decode().split("\n")
-                found[os.fsdecode(key)] = Entry(json.loads(state), text)
+                state, text = value.decode().split("\n")
+                found[os.fsdecode(key)] = Entry(_decode(state)[0], text)
         return found
 
     def put(self, path: str, entry: Entry) -> None:
@@ -127,7 +128,7 @@ class HeaderCache:
     def _put(self, table: str, path: str, text: str) -> None:
         if self._base is None or not self._writes:
             return
-        self._waiting.append((table, os.fsencode(path), zlib.compress(text.encode(), 1)))
+        self._waiting.append((table, os.fsencode(path), text.encode()))
         if len(self._waiting) >= BATCH:
             self._flush()
 

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Row:
     @property
     def text(self) -> str:
         """The whole as JSON on one line."""
-        return f'{{"path": {json.dumps(self.path)}, {self.rest[1:]}'
+        return f'{{"path": {encode_basestring_ascii(self.path)}, {self.rest[1:]}'
 
     @property
     def document(self) -> dict[str, Any]:
@@ -123,7 +124,8 @@ class Beside:
 
     def mark(self, path: str) -> int:
         """A number that changes when they do; ``path`` is absolute."""
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition(os.sep)
+        folder = folder or os.sep
         if folder not in self._groups:
             self._groups[folder] = _grouped(folder)
         mark = self._groups[folder].get(_shared(name), 0)
@@ -222,9 +224,9 @@ def _holds(entry: Entry, item: Input, path: str, mark: int) -> bool:
         ids, parts, before, files = entry.state
         if ids != dict(item.ids) or parts != _parts(item) or before != mark or not files:
             return False
-        folder = os.path.join(os.path.dirname(path), "")
+        folder = path[: path.rindex(os.sep) + 1]
         for name, size, at in files:
-            stat = os.stat(name if os.path.isabs(name) else folder + name)
+            stat = os.stat(name if name.startswith(os.sep) else folder + name)
             if stat.st_size != size or stat.st_mtime_ns != at:
                 return False
     except (OSError, ValueError, TypeError):
