@@ -38,15 +38,21 @@ def inspect(
     alone). The document of --json has one recording a line. Its keys: path domain format channels[{name canonical
     kind unit rate_hz}] shape duration_s spacing_mm orientation points subject events warnings.
     """
+    import time
     from contextlib import closing
 
     from toolkit.corpus import catalog
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.cache import HeaderCache
     from toolkit.corpus.notes import Notes
+    from toolkit.corpus.tree import Tree
     from toolkit.progress import Progress
 
     with HeaderCache(enabled=not no_cache) as cache:
+        tree = Tree(cache, () if domain else data, time.time_ns())
+        if (said := tree.recall()) is not None:
+            say_inputs(corpus.Inputs((), said.unclaimed), [], Notes(), quiet=quiet, verbose=verbose)
+            return _put(said.rows, json_=json_, verbose=verbose, quiet=quiet)
         gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain, claims=cache)
         say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
         # Lines on a terminal show by themselves how far it is.
@@ -55,7 +61,7 @@ def inspect(
             Progress("inspect", len(gathered.items), "recordings", enabled=shown) as progress,
             closing(catalog.rows(gathered.items, None, cache, progress)) as rows,
         ):
-            return _put(rows, json_=json_, verbose=verbose, quiet=quiet)
+            return _put(tree.remember(gathered.unclaimed, rows), json_=json_, verbose=verbose, quiet=quiet)
 
 
 def _put(rows: Iterable[Row | Failure], *, json_: bool, verbose: bool, quiet: bool) -> int:

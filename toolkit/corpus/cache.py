@@ -92,7 +92,7 @@ class HeaderCache:
             for name, claim in claims.items()
             if (stamp := stamps.get(name)) and settled(stamp, now_ns)
         }
-        self._put("folders", os.path.abspath(folder), _json(known))
+        self._put("folders", os.path.abspath(folder), _json(known).encode())
 
     def entries(self, paths: Sequence[str]) -> dict[str, Entry]:
         """What is known of recordings, by the absolute path of their handle."""
@@ -105,7 +105,15 @@ class HeaderCache:
 
     def put(self, path: str, entry: Entry) -> None:
         """Remember a recording."""
-        self._put("recordings", path, f"{_json(entry.state)}\n{entry.text}")
+        self._put("recordings", path, f"{_json(entry.state)}\n{entry.text}".encode())
+
+    def tree(self, key: str) -> bytes | None:
+        """What was kept of a whole folder."""
+        return next((value for _, value in self._get("folders", [key])), None)
+
+    def keep_tree(self, key: str, value: bytes) -> None:
+        """Keep something of a whole folder."""
+        self._put("folders", key, value)
 
     def close(self) -> None:
         """Write what waits, and close."""
@@ -125,10 +133,10 @@ class HeaderCache:
         except sqlite3.Error as problem:  # locked for long, or damaged
             self._fail(problem)
 
-    def _put(self, table: str, path: str, text: str) -> None:
+    def _put(self, table: str, path: str, value: bytes) -> None:
         if self._base is None or not self._writes:
             return
-        self._waiting.append((table, os.fsencode(path), text.encode()))
+        self._waiting.append((table, os.fsencode(path), value))
         if len(self._waiting) >= BATCH:
             self._flush()
 
