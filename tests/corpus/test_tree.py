@@ -13,7 +13,7 @@ OLD = time.time() - 100
 
 
 def age(folder):
-    """As if all of it had been written a while ago (the time of the last change of an inode cannot be set, so it is waited for)."""
+    """As if all had been written a while ago (the clock is put forward for what cannot be set back)."""
     for path in folder.rglob("*"):
         os.utime(path, (OLD, OLD))
 

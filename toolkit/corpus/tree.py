@@ -67,7 +67,7 @@ class Tree:
 
 
 def signature(folder: str, began_ns: int) -> str | None:
-    """A digest of the names, sizes and times of all visible files below a folder, and of the tables above a subject's folder of BIDS.
+    """A digest of the names, sizes and times of all visible files below a folder, and of tables above one of a BIDS subject.
 
     None where a folder cannot be listed, or a file may have changed since ``began_ns``.
     """
