@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,7 @@ from scipy import signal
 
 from toolkit.demo import heart
 from toolkit.demo.heart import LEADS, RHYTHMS, FloatArray, Subject, Symbols
+from toolkit.demo.labels import write_labels
 from toolkit.errors import UsageError
 
 RATE_HZ = 500  # of the simulation, and of the twelve-lead device
@@ -136,9 +136,4 @@ def generate(folder: Path, *, subjects: int = 8, seconds: float = 60.0, seed: in
                 (header.name, label, subject_name, start, stop)
                 for label, start, stop in window_labels(rhythm, simulation, seconds)
             ]
-    labels = folder / "labels.csv"
-    with labels.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "label", "subject", "start", "stop"))
-        writer.writerows(rows)
-    return labels
+    return write_labels(folder, ("path", "label", "subject", "start", "stop"), rows)

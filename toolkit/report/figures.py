@@ -51,7 +51,7 @@ def confusion_png(path: Path, counts: NDArray, classes: Sequence[str], title: st
     axes.set(xlabel="predicted", ylabel="truth (rows)", title=title)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    return _write(path, figure)
+    return save(path, figure)
 
 
 def scores_png(path: Path, rows: Sequence[Mapping[str, object]], metric: str) -> Path:
@@ -81,7 +81,7 @@ def scores_png(path: Path, rows: Sequence[Mapping[str, object]], metric: str) ->
     axes.invert_yaxis()
     axes.margins(x=0.16)
     axes.set_xlabel(f"{metric.replace('_', ' ')} (95 % interval over groups)")
-    return _write(path, figure)
+    return save(path, figure)
 
 
 def regression_png(path: Path, truth: NDArray, predicted: NDArray, label: str = "target") -> Path:
@@ -92,7 +92,7 @@ def regression_png(path: Path, truth: NDArray, predicted: NDArray, label: str = 
     axes.scatter(truth, predicted, s=14, color=BLUE, alpha=0.5, lw=0)
     axes.set(xlabel=f"true {label}", ylabel=f"predicted {label}", aspect="equal")
     axes.legend(frameon=False, loc="upper left")
-    return _write(path, figure)
+    return save(path, figure)
 
 
 def restoration_png(path: Path, panels: Sequence[Panel]) -> Path:
@@ -106,7 +106,7 @@ def restoration_png(path: Path, panels: Sequence[Panel]) -> Path:
     handles, labels = stacked[0].get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
     figure.legend(known.values(), known.keys(), loc="outside upper right", ncols=len(known), frameon=False)
-    return _write(path, figure)
+    return save(path, figure)
 
 
 def loss_png(path: Path, steps: NDArray, losses: NDArray, trivial: float | None = None) -> Path:
@@ -118,7 +118,7 @@ def loss_png(path: Path, steps: NDArray, losses: NDArray, trivial: float | None 
         axes.legend(frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="step", ylabel="loss")
-    return _write(path, figure)
+    return save(path, figure)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -152,7 +152,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _write(path: Path, figure: Figure) -> Path:
+def save(path: Path, figure: Figure) -> Path:
+    """Write a figure as PNG, whole or not at all; returns its path."""
     with files.atomic(path) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.12)
     return path

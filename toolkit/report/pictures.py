@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from readers.schema import Box
-from toolkit import files
-from toolkit.report.figures import BLUE, GREEN, GREY, ORANGE
+from toolkit.report.figures import BLUE, GREEN, GREY, ORANGE, save
 
 DYNAMIC_RANGE_DB = 70.0
 HIGHEST_HZ = 16000.0
@@ -79,7 +78,7 @@ def spectrogram_png(path: Path, panels: Sequence[SpectrogramPanel]) -> Path:
     parts = figure.subfigures(len(panels), 1, height_ratios=[len(stages) for stages in rows], squeeze=False)[:, 0]
     for part, panel, stages in zip(parts, panels, rows, strict=True):
         _draw_sound(part, panel, stages)
-    return _save(path, figure)
+    return save(path, figure)
 
 
 def volume_png(path: Path, panels: Sequence[VolumePanel]) -> Path:
@@ -94,7 +93,7 @@ def volume_png(path: Path, panels: Sequence[VolumePanel]) -> Path:
     parts = figure.subfigures(len(panels), 1, height_ratios=[sum(rows) + 1.5 for rows in heights], squeeze=False)[:, 0]
     for part, panel, rows in zip(parts, panels, heights, strict=True):
         _draw_volume(part, panel, rows, columns)
-    return _save(path, figure)
+    return save(path, figure)
 
 
 def points_png(path: Path, panels: Sequence[PointsPanel]) -> Path:
@@ -106,7 +105,7 @@ def points_png(path: Path, panels: Sequence[PointsPanel]) -> Path:
     figure = _figure(10.5, 4.4 * len(panels))
     for part, panel in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _draw_cloud(part, panel)
-    return _save(path, figure)
+    return save(path, figure)
 
 
 def _stages(panel: SpectrogramPanel | VolumePanel) -> dict[str, NDArray]:
@@ -274,9 +273,3 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _save(path: Path, figure: Figure) -> Path:
-    with files.atomic(path) as temporary:
-        figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.12)
-    return path
