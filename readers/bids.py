@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +38,10 @@ _NOSE_FIRST = ("ctf", "eeglab", "4dbti")
 _HEAD = ("captrak", "neuromag", "elektaneuromag")
 _LABELS = ("trial_type", "value", "event_type")
 _TABLES = ("channels.tsv", "electrodes.tsv", "coordsystem.json", "events.tsv")
+
+# A file or folder that has not changed for this long is remembered by its time.
+SETTLED_NS = 2_000_000_000
+_NEVER_AGAIN = count(-1, -1)
 
 Row = Mapping[str, str | None]
 
@@ -77,9 +87,10 @@ def details(path: Path, channels: Sequence[Channel], events: Sequence[Event]) ->
         events = _with_events(events, _rows(table, ("onset",), notes), table.name, notes)
     ids = {name: said[key] for key, name in _IDS.items() if key in said}
     if root and (root / "participants.tsv").is_file():
-        for row in _rows(root / "participants.tsv", ("participant_id",), notes):
-            if row["participant_id"] == f"sub-{said['sub']}":
-                ids |= {f"participant.{key}": value for key, value in row.items() if value and key != "participant_id"}
+        people = _participants(root / "participants.tsv", _state(root / "participants.tsv"))
+        notes += people.notes
+        for row in people.rows.get(f"sub-{said['sub']}", ()):
+            ids |= {f"participant.{key}": value for key, value in row.items() if value and key != "participant_id"}
     return Details(tuple(channels), tuple(events), ids, tuple(notes))
 
 
@@ -93,22 +104,55 @@ def _side_files(path: Path, said: Mapping[str, str]) -> tuple[Path | None, dict[
     found: dict[str, Path] = {}
     for folder in chain:
         fitting: dict[str, tuple[int, str]] = {}
-        for name in _names(folder):
+        named = _tables(folder, _state(folder))
+        for name, own in (*named.get(None, ()), *named.get(said["sub"], ())):
             kind = name.rpartition("_")[2]
-            own = dict(pair.split("-", 1) for pair in name.split("_")[:-1] if "-" in pair)
-            own.pop("space", None)  # of electrodes and their coordinate system
-            if kind in _TABLES and all(said.get(key) == value for key, value in own.items()):
+            if all(said.get(key) == value for key, value in own.items()):
                 fitting[kind] = max(fitting.get(kind, (-1, "")), (len(own), name))
         found = {kind: folder / name for kind, (_, name) in fitting.items()} | found
     root = chain[-1] if subject or (chain[0] / "dataset_description.json").is_file() else None
     return root, found
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(_TABLES))
-    except OSError:
-        return []
+def _state(path: Path) -> int:
+    """Under which number what a file or folder holds is remembered, so that it is not read anew for each of many subjects.
+
+    Its time; where it changed just now one that never comes again, for a next change may come within a tick of the clock.
+    """
+    with suppress(OSError):
+        changed = path.stat().st_mtime_ns
+        if 0 <= changed < time.time_ns() - SETTLED_NS:
+            return changed
+    return next(_NEVER_AGAIN)
+
+
+@lru_cache(maxsize=8)
+def _tables(folder: Path, state: int) -> Mapping[str | None, Sequence[tuple[str, Mapping[str, str]]]]:
+    """Side files of a folder by the subject they name, None those that name none: the name and its entities."""
+    found: dict[str | None, list[tuple[str, Mapping[str, str]]]] = {}
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if name.rpartition("_")[2] in _TABLES:
+                own = dict(pair.split("-", 1) for pair in name.split("_")[:-1] if "-" in pair)
+                own.pop("space", None)  # of electrodes and their coordinate system
+                found.setdefault(own.get("sub"), []).append((name, own))
+    return found
+
+
+class _People(NamedTuple):
+    """Rows of a participants.tsv by participant, and what is wrong with it."""
+
+    rows: Mapping[str | None, Sequence[Row]]
+    notes: Sequence[str]
+
+
+@lru_cache(maxsize=2)
+def _participants(table: Path, state: int) -> _People:
+    rows: dict[str | None, list[Row]] = {}
+    notes: list[str] = []
+    for row in _rows(table, ("participant_id",), notes):
+        rows.setdefault(row["participant_id"], []).append(row)
+    return _People(rows, notes)
 
 
 def _text(path: Path) -> str:
@@ -273,10 +317,15 @@ def _with_events(events: Sequence[Event], rows: Sequence[Row], table: str, notes
         found.append(Event(onset, duration if math.isfinite(duration) and duration > 0 else 0.0, label, (), extra))
     if unplaced:
         notes.append(f"{unplaced} rows of {table} have no onset and are not used")
-    taken = np.sort([event.onset_s for event in found])
+    return merged(found, events)
+
+
+def merged(told: Sequence[Event], events: Sequence[Event]) -> list[Event]:
+    """The events of a table, and a file's own at other times, in order of onset."""
+    taken = np.sort([event.onset_s for event in told])
     if taken.size:
         onsets = np.array([event.onset_s for event in events])
         after = np.searchsorted(taken, onsets - SAME_S)
         same = (after < taken.size) & (taken[np.minimum(after, taken.size - 1)] <= onsets + SAME_S)
         events = [event for event, repeated in zip(events, same, strict=True) if not repeated]
-    return sorted([*found, *events], key=lambda event: event.onset_s)
+    return sorted([*told, *events], key=lambda event: event.onset_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from readers.bids import details
+from readers.bids import details, merged
 from readers.edf_create import create_edf
 from readers.edf_header import holds_annotations_only, is_edf
 from readers.edf_record import EdfRecording
@@ -48,7 +48,7 @@ class EdfReader:
         """Open a file. Raises ReadError."""
         recording = EdfRecording(path)
         found = details(path, recording.channels, ())
-        told = details(path, recording.channels, recording.events).events if found.events else None
+        told = merged(found.events, recording.events) if found.events else None
         return recording.with_details(
             channels=found.channels,
             events=told,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -185,3 +186,22 @@ def test_a_recording_uses_them(folder):
     assert [c.kind for c in recording.channels] == ["eeg", "eeg", "emg", "eog"]
     assert [e.label for e in recording.events] == ["go", "Comment/a,b"]
     assert recording.ids["session"] == "b"
+
+
+def test_a_table_is_read_once_for_many_subjects_and_anew_when_it_changed(folder, monkeypatch):
+    people = table(folder.parents[2] / "participants.tsv", "participant_id age", "sub-01 31", "sub-02 44")
+    beside = table(folder / f"{NAME}_channels.tsv", "name status", "A bad")
+    for old in (people, beside, *(folder.parents[k] for k in range(3)), folder):
+        os.utime(old, (1e9, 1e9))
+    opened = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path, read=Path.read_bytes: (opened.append(path.name), read(path))[1])
+    for _ in range(3):
+        found = details(folder / f"{NAME}_eeg.edf", [channel("A")], ())
+        assert found.ids["participant.age"] == "31" and found.channels[0].bad
+    assert opened.count("participants.tsv") == 1 and opened.count(beside.name) == 3
+    table(people, "participant_id age", "sub-01 32")
+    beside.rename(folder / "sub-02_channels.tsv")
+    found = details(folder / f"{NAME}_eeg.edf", [channel("A")], ())
+    assert found.ids["participant.age"] == "32" and not found.channels[0].bad
+    table(people, "participant_id age", "sub-01 33")  # within the same tick, perhaps
+    assert details(folder / f"{NAME}_eeg.edf", [channel("A")], ()).ids["participant.age"] == "33"
