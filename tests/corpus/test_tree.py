@@ -1,9 +1,11 @@
+import json
 import os
 import time
 
 import pytest
 
 from tests.ecg import record
+from tests.eeg_mne_files import brainvision
 from toolkit.corpus import catalog, inputs
 from toolkit.corpus.cache import HeaderCache
 from toolkit.corpus.tree import Tree
@@ -71,3 +73,15 @@ def test_failures_and_files_that_changed_just_now_are_not_remembered(folder, tmp
     for _ in range(2):
         rows, _, remembered = look(folder, tmp_path / "c.sqlite")
         assert None in rows and not remembered
+
+
+def test_a_recording_whose_samples_lie_elsewhere_is_asked_each_time(tmp_path):
+    header = brainvision(tmp_path / "heads", data_name="../data/rec.eeg")
+    (tmp_path / "data").mkdir()
+    samples = header.with_suffix(".eeg").rename(tmp_path / "data" / "rec.eeg")
+    age(tmp_path)
+    (before,), _, _ = look(tmp_path / "heads", tmp_path / "c.sqlite")
+    samples.write_bytes(2 * samples.read_bytes())
+    (after,), _, remembered = look(tmp_path / "heads", tmp_path / "c.sqlite")
+    assert not remembered
+    assert json.loads(after)["duration_s"] == 2 * json.loads(before)["duration_s"]

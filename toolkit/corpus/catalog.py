@@ -7,7 +7,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
@@ -23,14 +23,20 @@ from toolkit.progress import Progress
 
 AT_ONCE = 4096  # inputs that are looked up, and held, at a time
 FEW = 200  # new inputs up to which starting processes costs more than it saves
+ABOVE = 3  # folders above in which tables of a BIDS dataset may lie
+TABLES = (".tsv", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one recording's header says: its path as it was named, and the rest as the text of a JSON object."""
+    """What one recording's header says: its path as it was named, and the rest as the text of a JSON object.
+
+    ``beyond``: absolute paths of its files that do not lie in the folder of its handle or below.
+    """
 
     path: str
     rest: str
+    beyond: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -77,7 +83,8 @@ def look(item: Input) -> Seen | Failure:
     began = time.time_ns()
     try:
         recording = open_input(item)
-        row = Row(str(item.path), json.dumps(describe(item, recording), allow_nan=False))
+        beyond = () if item.prepared else _beyond(_near(str(file), place(item.path)) for file in recording.files)
+        row = Row(str(item.path), json.dumps(describe(item, recording), allow_nan=False), beyond)
         return row, None if item.prepared else _stamps(recording.files, began)  # its files may have changed since
     except ReadError as problem:
         return Failure(str(item.path), str(problem))
@@ -158,9 +165,9 @@ def _grouped(folder: str) -> dict[str, int]:
 def _tables_above(folder: str) -> list[list[str]]:
     """Tables in the folders above one of a BIDS dataset, up to that which holds the subjects."""
     tables = []
-    for _ in range(3):
+    for _ in range(ABOVE):
         folder, below = os.path.split(folder)
-        tables.append([name for name in _names(folder) if name.endswith((".tsv", ".json"))])
+        tables.append([name for name in _names(folder) if name.endswith(TABLES)])
         if below.startswith("sub-"):
             return tables
     return []  # the folders are no dataset's
@@ -176,8 +183,10 @@ def _known(batch: Sequence[Input], cache: HeaderCache, beside: Beside) -> list[R
     found: list[Row | None] = []
     for item, path, mark in zip(batch, paths, marks, strict=True):
         entry = entries.get(path)
-        holds = entry is not None and item.prepared is None and _holds(entry, item, path, mark)
-        found.append(Row(str(item.path), entry.text) if entry is not None and holds else None)
+        if entry is not None and item.prepared is None and _holds(entry, item, path, mark):
+            found.append(Row(str(item.path), entry.text, _beyond(file for file, _, _ in entry.state[3])))
+        else:
+            found.append(None)
     return found
 
 
@@ -193,6 +202,10 @@ def _taken(item: Input, seen: Seen | Failure | Lost, cache: HeaderCache, beside:
         state = [dict(item.ids), _parts(item), beside.mark(path), [(_near(f, path), size, at) for f, size, at in files]]
         cache.put(path, Entry(state, row.rest))
     return row
+
+
+def _beyond(files: Iterable[str]) -> tuple[str, ...]:
+    return tuple(file for file in files if file.startswith(os.sep))  # by _near
 
 
 def _parts(item: Input) -> list[str]:
@@ -225,10 +238,18 @@ def _holds(entry: Entry, item: Input, path: str, mark: int) -> bool:
         if ids != dict(item.ids) or parts != _parts(item) or before != mark or not files:
             return False
         folder = path[: path.rindex(os.sep) + 1]
-        for name, size, at in files:
-            stat = os.stat(name if name.startswith(os.sep) else folder + name)
+        return unchanged((name if name.startswith(os.sep) else folder + name, size, at) for name, size, at in files)
+    except (ValueError, TypeError):
+        return False
+
+
+def unchanged(files: Iterable[tuple[str, int, int]]) -> bool:
+    """Whether files still have the sizes and times that stand beside their paths."""
+    try:
+        for path, size, at in files:
+            stat = os.stat(path)
             if stat.st_size != size or stat.st_mtime_ns != at:
                 return False
-    except (OSError, ValueError, TypeError):
+    except OSError:
         return False
     return True

@@ -12,11 +12,8 @@ from typing import NamedTuple
 
 from readers.scan import Stamp
 from toolkit.corpus.cache import HeaderCache, settled
-from toolkit.corpus.catalog import Row
+from toolkit.corpus.catalog import ABOVE, TABLES, Row
 from toolkit.corpus.inputs import Failure
-
-ABOVE = 3  # folders above in which tables of a BIDS dataset may lie
-TABLES = (".tsv", ".json")
 
 
 class Said(NamedTuple):
@@ -53,12 +50,15 @@ class Tree:
     def remember(self, unclaimed: Sequence[Path], rows: Iterable[Row | Failure]) -> Generator[Row | Failure, None, None]:
         """The same rows; when all have been taken and none is a failure, they are kept."""
         folder, packer = os.path.join(self.folder, ""), zlib.compressobj(1)
+        inside = os.path.join(os.path.abspath(self.folder), "")
         whole = self.signature is not None and all(str(path).startswith(folder) for path in unclaimed)
         names = json.dumps([str(path).removeprefix(folder) for path in unclaimed])
         packed = [packer.compress(f"{self.signature}\n{names}".encode())]
         for row in rows:
             # A name with a tab or a line break would not come back as it was.
             whole = whole and isinstance(row, Row) and row.path.startswith(folder) and row.path.isprintable()
+            # The signature is of the files below the folder only.
+            whole = whole and isinstance(row, Row) and all(file.startswith(inside) for file in row.beyond)
             if whole and isinstance(row, Row):
                 packed.append(packer.compress(f"\n{row.path.removeprefix(folder)}\t{row.rest}".encode()))
             yield row
