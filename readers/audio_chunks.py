@@ -13,7 +13,9 @@ from readers.schema import ReadError
 MAX_CHUNKS = 2000
 # Largest chunk, other than the samples, that is read into memory.
 MAX_TEXT_BYTES = 1 << 22
+# The size of a chunk that is stated elsewhere or nowhere.
 STREAMED = 0xFFFFFFFF
+_BIG_ENDIAN = ("RIFX", "AIFF", "AIFC")
 
 # Wave64 names its chunks by GUIDs; those of RIFF's own names share their last twelve bytes.
 W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
@@ -51,7 +53,7 @@ class Chunks:
     @property
     def byte_order(self) -> str:
         """Of the numbers in chunks, as ``struct`` writes it."""
-        return ">" if self.kind in ("RIFX", "AIFF", "AIFC") else "<"
+        return ">" if self.kind in _BIG_ENDIAN else "<"
 
 
 def container_of(head: bytes) -> str | None:
@@ -77,7 +79,7 @@ def read_chunks(path: Path) -> Chunks:
 
 
 def _walk(file: BinaryIO, size: int, kind: str) -> list[Chunk]:
-    order = ">" if kind in ("RIFX", "AIFF", "AIFC") else "<"
+    order = ">" if kind in _BIG_ENDIAN else "<"
     found: list[Chunk] = []
     large: dict[str, int] = {}  # 64-bit sizes, by RF64's ds64 chunk
     at = 12

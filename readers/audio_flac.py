@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,8 @@ _BLOCK_SIZES = {1: 192, **{k: 576 << (k - 2) for k in range(2, 6)}, **{k: 256 <<
 class FlacHeader:
     """STREAMINFO, and where every metadata block lies: (kind, start of its content, bytes)."""
 
-    start: int
     blocks: tuple[tuple[int, int, int], ...]
     audio: int
-    min_block: int
     max_block: int
     rate_hz: int
     channels: int
@@ -55,10 +52,10 @@ def read_flac_header(path: Path, start: int) -> FlacHeader:
             raise ReadError(f"{path.name} does not start with a STREAMINFO block")
         file.seek(blocks[0][1])
         info = file.read(34)
-    smallest, largest = struct.unpack(">HH", info[:4])
+    largest = int.from_bytes(info[2:4], "big")
     packed = int.from_bytes(info[10:18], "big")
     rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
-    return FlacHeader(start, tuple(blocks), at, smallest, largest, rate, channels, bits, packed & (1 << 36) - 1, info[18:])
+    return FlacHeader(tuple(blocks), at, largest, rate, channels, bits, packed & (1 << 36) - 1, info[18:])
 
 
 def read_flac(path: Path, header: FlacHeader) -> Stream:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from readers.audio_flac import crc16
 from readers.audio_mpeg import GROUP, MAX_FRAME_BYTES, Kind, Walk, frames_in, id3_end, read_tag, sound_span
-from readers.audio_stream import Stream, checked, reason
+from readers.audio_stream import Stream, checked, filled, reason
 from readers.schema import ReadError
 
 # Samples by which a decoder is late; encoders state their own delay without it.
@@ -82,9 +82,7 @@ class Mp3:
             span = f"between samples {start - self.skip} and {stop - self.skip}"
             raise ReadError(f"{path.name} cannot be decoded {span}: {reason(error)}") from error
         origin = (first - shim) * samples
-        values = decoded[start - origin : stop - origin]
-        missing = stop - start - len(values)
-        return np.pad(values, ((0, missing), (0, 0)), constant_values=np.nan) if missing else values
+        return filled(path, decoded[start - origin : stop - origin], start, stop)
 
     def tags(self, path: Path) -> io.BytesIO:
         """The file without its sound: its ID3 tags around silence. Raises OSError."""

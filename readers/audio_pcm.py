@@ -11,8 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.audio_chunks import SAMPLES, Chunk, Chunks
-from readers.audio_stream import MAX_CHANNELS, MAX_RATE_HZ, Stream, checked
+from readers.audio_chunks import SAMPLES, STREAMED, Chunk, Chunks
+from readers.audio_stream import Stream, check_claims, checked
 from readers.schema import ReadError
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
@@ -91,11 +91,9 @@ class Pcm:
             largest = float(np.finfo(self.dtype).max)
             limited = np.clip(values, -largest, largest)
             return limited.astype(self.dtype), int(np.count_nonzero((limited != values) & ~np.isnan(values)))
-        half = 1 << (self.bits - 1)
-        wanted = np.rint(values * half)
-        limited = np.clip(wanted, -half, half - 1)
-        stored = limited.astype(np.int64) * (self.full_scale // half) + (128 if self.unsigned else 0)
-        return stored.astype(self.dtype), int(np.count_nonzero(limited != wanted))
+        whole, clipped = integers(values, self.bits)
+        stored = (whole << (8 * self.dtype.itemsize - self.bits)) + (128 if self.unsigned else 0)
+        return stored.astype(self.dtype), clipped
 
     def pack(self, stored: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Stored samples (K,) as bytes (K, width)."""
@@ -103,6 +101,14 @@ class Pcm:
         if self.width == 3:
             return octets[:, slice(1, 4) if self.order == "<" else slice(0, 3)]
         return octets
+
+
+def integers(values: NDArray[np.float64], bits: int) -> tuple[NDArray[np.int64], int]:
+    """Values of full scale 1, none of them NaN, as integers of ``bits`` bits, and how many had to be limited."""
+    half = 1 << (bits - 1)
+    wanted = np.rint(values * half)
+    limited = np.clip(wanted, -half, half - 1)
+    return limited.astype(np.int64), int(np.count_nonzero(limited != wanted))
 
 
 def _triples(file: BinaryIO, count: int, order: str) -> NDArray[np.int32]:
@@ -133,10 +139,7 @@ def read_pcm(chunks: Chunks) -> Stream | None:
     """The samples of a chunked file; None where they are compressed. Raises ReadError."""
     name = chunks.path.name
     made = _comm(chunks) if chunks.kind in ("AIFF", "AIFC") else _fmt(chunks)
-    if not 0 < made.channels <= MAX_CHANNELS:
-        raise ReadError(f"{name} claims {made.channels} channels; 1 to {MAX_CHANNELS} are accepted")
-    if not (math.isfinite(made.rate_hz) and 1 <= made.rate_hz <= MAX_RATE_HZ):
-        raise ReadError(f"{name} claims a sampling rate of {made.rate_hz:g} Hz; 1 to {MAX_RATE_HZ} Hz are accepted")
+    check_claims(name, made.channels, made.rate_hz)
     if made.codec is not None:
         return None
     if not (made.width in ((4, 8) if made.is_float else (1, 2, 3, 4)) and 1 < made.bits <= 8 * made.width):
@@ -165,7 +168,7 @@ def _subtype(layout: Pcm) -> str:
 
 def _length_notes(data: Chunk, skip: int, frame: int, made: _Format, frames: int) -> list[str]:
     claimed = max(data.claimed - skip, 0) // frame if made.frames is None else made.frames
-    if data.claimed in (0, 0xFFFFFFFF) and frames:
+    if data.claimed in (0, STREAMED) and frames:
         return [f"the header states no length: {frames} samples counted"]
     if frames < claimed:
         return [f"the header claims {claimed} samples, the file holds {frames}"]

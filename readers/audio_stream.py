@@ -36,12 +36,17 @@ class Stream:
     warnings: tuple[str, ...] = ()
 
 
+def check_claims(name: str, channels: int, rate_hz: float) -> None:
+    """Refuse numbers of a header that cannot be true, NaN included. Raises ReadError."""
+    if not 0 < channels <= MAX_CHANNELS:
+        raise ReadError(f"{name} claims {channels} channels; 1 to {MAX_CHANNELS} are accepted")
+    if not 1 <= rate_hz <= MAX_RATE_HZ:
+        raise ReadError(f"{name} claims a sampling rate of {rate_hz:g} Hz; 1 to {MAX_RATE_HZ} Hz are accepted")
+
+
 def checked(name: str, stream: Stream) -> Stream:
     """The stream, where its numbers can be true. Raises ReadError."""
-    if not 0 < stream.channels <= MAX_CHANNELS:
-        raise ReadError(f"{name} claims {stream.channels} channels; 1 to {MAX_CHANNELS} are accepted")
-    if not 1 <= stream.rate_hz <= MAX_RATE_HZ:
-        raise ReadError(f"{name} claims a sampling rate of {stream.rate_hz:g} Hz; 1 to {MAX_RATE_HZ} Hz are accepted")
+    check_claims(name, stream.channels, stream.rate_hz)
     if stream.frames <= 0:
         raise ReadError(f"{name} holds no samples")
     return stream
@@ -68,7 +73,7 @@ class Sndfile:
                 found = file.read(stop - start, kind, always_2d=True)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise ReadError(f"{path.name} cannot be decoded between samples {start} and {stop}: {reason(error)}") from error
-        return _filled(path, found, start, stop)
+        return filled(path, found, start, stop)
 
     @contextmanager
     def open(self, path: Path) -> Iterator[Any]:
@@ -83,7 +88,8 @@ class Sndfile:
             yield file
 
 
-def _filled(path: Path, found: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+def filled(path: Path, found: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    """What was decoded of frames start..stop, with NaN for those at the end that are missing. Raises ReadError for integers."""
     missing = stop - start - len(found)
     if missing <= 0:
         return found

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,11 @@ from numpy.typing import NDArray
 
 from readers.audio_flac import splice
 from readers.audio_mp3 import Mp3
-from readers.audio_pcm import Pcm
+from readers.audio_pcm import Pcm, integers
 from readers.audio_record import BLOCK_VALUES, AudioRecording
 from readers.audio_stream import Sndfile, reason
+from readers.patching import Int64, Scratch, checked, last_values
 from readers.schema import Patch, ReadError, Written
-
-Int64 = NDArray[np.int64]
 
 LOSSY = ("mp3", "ogg")
 # What a lossy file is written as: 24-bit integers are within 2^-24 of any float32 of full scale.
@@ -64,47 +60,31 @@ def write_audio(recording: AudioRecording, patches: Sequence[Patch], path: Path)
     the file's own, a patch outside the recording, a codec that cannot be written, and a failing disk.
     """
     path = Path(path)
-    changes = [_changes(recording, patch) for patch in patches]
+    checked(recording, patches)
+    changes = [_Changes(patch.channel, *last_values(patch)) for patch in patches]
     lossy = recording.format in LOSSY
     target = path.with_suffix(".flac") if lossy else path
     notes = [f"{recording.path.name} is lossy and is written as {target.name}, FLAC of {_LOSSLESS_BITS} bits"] if lossy else []
     if target.resolve() == recording.path.resolve():
         raise ReadError(f"the copy of {recording.path.name} has to go elsewhere than over the file itself")
-    scratch = target.with_name(target.name + ".part")
-    tally = _Tally()
+    tally, decoder = _Tally(), recording.stream.decoder
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not changes and not lossy:
-            shutil.copyfile(recording.path, scratch)
-        elif isinstance(recording.stream.decoder, Pcm):
-            shutil.copyfile(recording.path, scratch)
-            for change in changes:
-                _set_in_place(recording, recording.stream.decoder, change, scratch, tally)
-        else:
-            _encode_anew(recording, changes, scratch, tally)
-        os.replace(scratch, target)
+        with Scratch(()) as scratch:
+            if isinstance(decoder, Pcm):
+                copy = scratch.part(target, recording.path)
+                for change in changes:
+                    _set_in_place(recording, decoder, change, copy, tally)
+            elif changes or lossy:
+                _encode_anew(recording, changes, scratch.part(target), tally)
+            else:
+                scratch.part(target, recording.path)
+            scratch.finish()
     except OSError as error:
         raise ReadError(f"the copy of {recording.path.name} cannot be written: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
     notes += [f"{count} samples of {name} were to be NaN and are left as they were" for name, count in tally.unknown.items()]
     if tally.beyond:
         notes.append(f"{tally.beyond} decoded samples beyond full scale were limited")
     return Written(target, tally.changed, tally.clipped, tuple(notes))
-
-
-def _changes(recording: AudioRecording, patch: Patch) -> _Changes:
-    """A patch in order; where a frame is given twice, the last value counts. Raises ReadError."""
-    if not 0 <= patch.channel < len(recording.channels):
-        raise ReadError(f"{recording.path.name} has no channel {patch.channel}")
-    name = recording.channels[patch.channel].name
-    if patch.index.shape != patch.values.shape or patch.index.ndim != 1:
-        raise ReadError(f"a patch of {name} has {patch.index.shape} indices and {patch.values.shape} values")
-    frames = recording.stored(patch.channel)
-    if patch.index.size and not (patch.index.min() >= 0 and patch.index.max() < frames):
-        raise ReadError(f"a patch of {name} lies outside its {frames} samples")
-    index, last = np.unique(patch.index[::-1], return_index=True)
-    return _Changes(patch.channel, index.astype(np.int64), np.asarray(patch.values, np.float64)[::-1][last])
 
 
 def _known(change: _Changes, start: int, stop: int, name: str, tally: _Tally) -> tuple[Int64, NDArray[np.float64]]:
@@ -178,32 +158,29 @@ def _encode_anew(recording: AudioRecording, changes: Sequence[_Changes], scratch
 
 def _patched(recording: AudioRecording, changes: Sequence[_Changes], bits: int, tally: _Tally) -> Iterator[NDArray[np.int32]]:
     """Blocks of the recording as integers of ``bits`` bits in the upper bits of 32, with the changes in them."""
-    half = 1 << (bits - 1)
     for start, stop in recording.blocks():
-        stored = _integers(recording, start, stop, half, tally)
+        stored = _integers(recording, start, stop, bits, tally)
         for change in changes:
             name = recording.channels[change.channel].name
             index, values = _known(change, start, stop, name, tally)
-            wanted = np.rint(values * half)
-            limited = np.clip(wanted, -half, half - 1).astype(np.int64)
-            tally.clipped += int(np.count_nonzero(limited != wanted))
-            tally.changed += int(np.count_nonzero(stored[index, change.channel] != limited))
-            stored[index, change.channel] = limited
+            new, clipped = integers(values, bits)
+            tally.clipped += clipped
+            tally.changed += int(np.count_nonzero(stored[index, change.channel] != new))
+            stored[index, change.channel] = new
         yield (stored << (32 - bits)).astype(np.int32)
 
 
-def _integers(recording: AudioRecording, start: int, stop: int, half: int, tally: _Tally) -> Int64:
+def _integers(recording: AudioRecording, start: int, stop: int, bits: int, tally: _Tally) -> Int64:
     decoder = recording.stream.decoder
     if isinstance(decoder, Sndfile) and recording.flac is not None:
         found = decoder.decode(recording.path, start, stop, "int32").astype(np.int64)
-        return found >> (32 - recording.flac.bits)
+        return found >> (32 - bits)
     values = recording.decode(start, stop)
     if not np.isfinite(values).all():
         raise ReadError(f"{recording.path.name} cannot be decoded between samples {start} and {stop}")
-    wanted = np.rint(values.astype(np.float64) * half)
-    limited = np.clip(wanted, -half, half - 1)
-    tally.beyond += int(np.count_nonzero(limited != wanted))
-    return limited.astype(np.int64)
+    whole, beyond = integers(values.astype(np.float64), bits)
+    tally.beyond += beyond
+    return whole
 
 
 def _copy_tags(recording: AudioRecording, out: Any) -> None:
@@ -260,22 +237,11 @@ def create_wav(
     whole = b"".join(_chunk(name, content) for name, content in [(b"fmt ", fmt), *chunks, (b"data", data)])
     if len(whole) + 4 > 0xFFFFFFFF:
         raise ValueError("a WAV holds at most 4 GiB")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _whole(path) as scratch:
-        scratch.write_bytes(b"RIFF" + struct.pack("<I", len(whole) + 4) + b"WAVE" + whole)
+    with Scratch(()) as scratch:
+        scratch.part(path).write_bytes(b"RIFF" + struct.pack("<I", len(whole) + 4) + b"WAVE" + whole)
+        scratch.finish()
     return path
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that takes its place once everything is written."""
-    scratch = path.with_name(path.name + ".part")
-    try:
-        yield scratch
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ class ChannelLine:
 
 @dataclass(frozen=True)
 class Header:
-    """What a .vhdr says. ``data`` and ``markers`` are paths; ``encoding`` is the one of the header's text."""
+    """What a .vhdr says. ``data`` and ``markers`` are paths."""
 
     data: Path
     markers: Path | None
@@ -39,7 +39,6 @@ class Header:
     n_points: int | None
     channels: tuple[ChannelLine, ...]
     places: Mapping[int, Position]
-    encoding: str
 
 
 def looks_like_header(head: bytes) -> bool:
@@ -70,19 +69,19 @@ def sections(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
-def read_text(path: Path) -> tuple[str, str]:
-    """A header's or marker file's text and encoding. Raises ReadError."""
+def read_text(path: Path) -> str:
+    """A header's or marker file's text. Raises ReadError."""
     try:
         if path.stat().st_size > MAX_HEADER_BYTES:
             raise ReadError(f"{path.name} is larger than {MAX_HEADER_BYTES >> 20} MiB, too large for a BrainVision header")
-        return decode(path.read_bytes())
+        return decode(path.read_bytes())[0]
     except OSError as error:
         raise ReadError(f"{path.name} cannot be read: {error.strerror or error}") from error
 
 
 def read_header(path: Path) -> Header:
     """Parse a .vhdr. Raises ReadError."""
-    text, encoding = read_text(path)
+    text = read_text(path)
     if not looks_like_header(text[:200].encode()):
         raise ReadError(f"{path.name} is {'no BrainVision header' if text.strip() else 'empty'}")
     parts = sections(text)
@@ -110,7 +109,6 @@ def read_header(path: Path) -> Header:
         n_points=int(points) if points.isascii() and points.isdigit() and len(points) < 16 else None,
         channels=tuple(_channel_lines(path, parts.get("channel infos", {}), int(n_channels))),
         places=_places(parts.get("coordinates", {}), int(n_channels)),
-        encoding=encoding,
     )
 
 
@@ -163,7 +161,7 @@ def read_markers(path: Path, rate_hz: float, names: Sequence[str]) -> tuple[list
 
     The label is TYPE/DESCRIPTION. A later ``New Segment`` is an event: the recording was interrupted there.
     """
-    text, _ = read_text(path)
+    text = read_text(path)
     events: list[Event] = []
     date, odd = None, 0
     for key, line in sections(text).get("marker infos", {}).items():

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from readers.brainvision import BrainVisionRecording
-from readers.brainvision_header import read_text
-from readers.eeg_matrix import Scratch, apply
+from readers.brainvision_header import decode
+from readers.eeg_matrix import apply
+from readers.patching import Scratch
 from readers.schema import Event, Patch, ReadError, Written
 
 
@@ -46,7 +47,7 @@ def write_brainvision(recording: BrainVisionRecording, patches: Sequence[Patch],
 def _renamed(source: Path, stem: str, names: dict[str, str | None]) -> bytes:
     """The bytes of a header or marker file, naming the files of the copy."""
     raw = source.read_bytes()
-    _, encoding = read_text(source)
+    _, encoding = decode(raw)
     for key, name in names.items():
         pattern = re.compile(rb"(?im)^([ \t]*" + key.encode() + rb"[ \t]*=[ \t]*)([^\r\n]*?)([ \t]*)$")
         match = pattern.search(raw.replace(b"\r", b"\n"))

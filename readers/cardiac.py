@@ -32,7 +32,6 @@ class WfdbReader:
     def members(self, path: Path) -> Iterator[Path]:
         """Files that a header names: signal files, segment headers and their signal files. Reads headers only."""
         header = _parsed(path)
-        yield path
         if header is None:
             return
         yield from _signal_files(path, header)

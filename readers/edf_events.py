@@ -11,7 +11,7 @@ from typing import NamedTuple
 from readers.edf_header import EdfHeader
 from readers.schema import Event, ReadError
 
-# Records this small are read many at once, larger ones only where their annotations lie.
+# Records this small are read many at once, larger ones only where their annotations lie; without any, none is read.
 _SMALL_RECORD = 8192
 _BLOCK_BYTES = 1 << 20
 
@@ -48,7 +48,7 @@ def annotation_bytes(path: Path, header: EdfHeader, n_records: int) -> Iterator[
     """For each record the bytes of each of its annotation signals; memory does not grow with the file. Raises ReadError."""
     width, size = header.width, header.record_bytes
     spans = [(place * width, (place + samples) * width) for place, samples in header.annotations]
-    step = max(1, _BLOCK_BYTES // size) if size <= _SMALL_RECORD else 1
+    step = max(1, _BLOCK_BYTES // size) if spans and size <= _SMALL_RECORD else 1
     try:
         with path.open("rb", buffering=0) as file:
             for record in range(0, n_records, step):

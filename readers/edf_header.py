@@ -50,13 +50,11 @@ class EdfSignal:
     """
 
     label: str
-    transducer: str
     unit: str | None
     physical: tuple[float, float]
     digital: tuple[int, int]
     gain: float
     scaled: bool
-    prefilter: str
     samples: int
     place: int
 
@@ -246,13 +244,11 @@ def _signal(path: Path, fields: dict[str, bytes], label: str, samples: int, plac
     unit = _string(fields["unit"]).replace("Âµ", "µ") or None  # UTF-8 read as Latin-1
     return EdfSignal(
         label=label,
-        transducer=_string(fields["transducer"]),
         unit=unit if scaled else None,
         physical=(low, high) if scaled else (float(-limit), float(limit - 1)),
         digital=(first, last) if scaled else (-limit, limit - 1),
         gain=gain if scaled else 1.0,
         scaled=scaled,
-        prefilter=_string(fields["prefilter"]),
         samples=samples,
         place=place,
     )

@@ -14,14 +14,13 @@ import numpy as np
 from readers.edf_events import read_events, record_onsets
 from readers.edf_header import EdfHeader, count_records, read_header
 from readers.edf_samples import read_spans, stored_blocks
-from readers.edf_timeline import with_gaps, without_gaps
+from readers.edf_timeline import SLACK_S, with_gaps, without_gaps
 from readers.leads import si_factor
 from readers.schema import Axes, Channel, Event
 from readers.signals import Float64, SignalRecording
 
 CARDIAC_KINDS = frozenset(("ecg", "ppg", "resp", "abp"))
 _BODY_KINDS = frozenset(("eeg", "eog", "emg", "meg"))
-_LIMIT_MS = 1e-3
 
 
 class EdfRecording(SignalRecording):
@@ -132,7 +131,7 @@ class EdfRecording(SignalRecording):
         if not self.header.variant.endswith("+C"):
             return []
         record_s = float(self.header.record_s)
-        slack = max(_LIMIT_MS, record_s / self.timeline.fastest)
+        slack = max(SLACK_S, record_s / self.timeline.fastest)
         off = silent = 0
         for record, onset in enumerate(record_onsets(self.path, self.header, self.n_records)):
             silent += onset is None

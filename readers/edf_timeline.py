@@ -17,7 +17,7 @@ Int64 = NDArray[np.int64]
 
 MAX_RUNS = 1_000_000
 # Onsets are often written in milliseconds: a record may begin this much (or a sample, if that is more) too early.
-_SLACK_S = 1e-3
+SLACK_S = 1e-3
 # A deviation from the sample grid that is not worth a warning, in seconds.
 _NEGLIGIBLE_S = 1e-6
 
@@ -75,7 +75,7 @@ def with_gaps(path: Path, header: EdfHeader, n_records: int, onsets: Iterable[fl
             silent, end = silent + 1, end + fastest
             continue
         where = (onset - origin) * rate
-        if where < end - max(1.0, _SLACK_S * rate):
+        if where < end - max(1.0, SLACK_S * rate):
             raise ReadError(
                 f"{path.name}: record {record + 1} begins at {onset:g} s, "
                 f"before the record ahead of it ends at {origin + end / rate:g} s"

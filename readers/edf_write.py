@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from readers.edf_header import EdfSignal
 from readers.edf_record import EdfRecording
 from readers.edf_timeline import Int64
+from readers.patching import checked, last_values
 from readers.schema import Patch, ReadError, Written
 
 # Stored samples between the first and the last that one step of patching holds in memory.
@@ -47,8 +48,7 @@ def write_edf(recording: EdfRecording, patches: Sequence[Patch], path: Path) -> 
     patch outside the recording, and a failing disk.
     """
     path = Path(path)
-    for patch in patches:
-        _check(recording, patch)
+    checked(recording, patches)
     tally = _Tally()
     jobs = [_job(recording, channel, patches, tally) for channel in sorted({patch.channel for patch in patches})]
     scratch = path.with_name(f"{path.name}.part")
@@ -72,24 +72,11 @@ def write_edf(recording: EdfRecording, patches: Sequence[Patch], path: Path) -> 
     return Written(path, tally.changed, tally.clipped, tuple(tally.notes))
 
 
-def _check(recording: EdfRecording, patch: Patch) -> None:
-    if not 0 <= patch.channel < len(recording.channels):
-        raise ReadError(f"{recording.path.name} has no channel {patch.channel}")
-    name, length = recording.channels[patch.channel].name, recording.stored(patch.channel)
-    if patch.index.shape != patch.values.shape or patch.index.ndim != 1:
-        raise ReadError(f"a patch of {name} has {patch.index.shape} indices and {patch.values.shape} values")
-    if patch.index.size and not (patch.index.min() >= 0 and patch.index.max() < length):
-        raise ReadError(f"a patch of {name} lies outside its {length} samples")
-
-
 def _job(recording: EdfRecording, channel: int, patches: Sequence[Patch], tally: _Tally) -> _Job:
     """What all patches of a channel come to."""
     own = [patch for patch in patches if patch.channel == channel]
-    index = np.concatenate([patch.index for patch in own])
-    values = np.concatenate([np.asarray(patch.values, np.float64) for patch in own])
-    # Where an index is given twice, the last one counts.
-    index, last = np.unique(index[::-1], return_index=True)
-    values = values[::-1][last]
+    joined = (np.concatenate([patch.index for patch in own]), np.concatenate([patch.values for patch in own]))
+    index, values = last_values(Patch(channel, *joined))
     signal = recording.header.signals[channel]
     flat, inside = _places(recording, signal, index)
     known = ~np.isnan(values)

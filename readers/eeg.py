@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from readers.brainvision_write import create_brainvision
-from readers.eeg_matrix import STEP, checked, last_values
+from readers.eeg_matrix import STEP
+from readers.patching import checked, last_values
 from readers.schema import FloatArray, Patch, ReadError, Recording, Written
 from readers.signals import SignalRecording
 

@@ -30,7 +30,8 @@ class SetFile:
 
     def _root(self) -> Mapping[str, Node]:
         assert self.whole
-        root = mat5.parse(mat5.buffer_of(self.path, self.whole), self.order)
+        self._buffer = mat5.buffer_of(self.path, self.whole)  # kept: a small one would be inflated anew for each field
+        root = mat5.parse(self._buffer, self.order)
         if len(root.items) != 1:
             raise ReadError(f"holds {len(root.items)} data sets in its EEG structure, expected one")
         return root.items[0]
@@ -43,7 +44,7 @@ class SetFile:
         """A field and its buffer. Raises ReadError."""
         try:
             if self.whole:
-                return mat5.buffer_of(self.path, self.whole), self._fields.get(name)
+                return self._buffer, self._fields.get(name)
             if name not in self.variables:
                 return memoryview(b""), None
             buffer = mat5.buffer_of(self.path, self.variables[name])

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from readers import mat5
-from readers.eeg_matrix import Scratch, Tally, apply, checked, digital, last_values
+from readers.eeg_matrix import Tally, apply, digital
 from readers.eeglab import SetRecording
 from readers.eeglab_file import SetFile
+from readers.patching import Scratch, checked, last_values
 from readers.schema import Patch, ReadError, Written
 
 

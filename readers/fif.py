@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from readers.eeg_matrix import MAX_CHANNELS, MAX_RATE_HZ, Layout, MatrixRecording, Scratch, apply
+from readers.eeg_matrix import MAX_CHANNELS, MAX_RATE_HZ, Layout, MatrixRecording, apply
 from readers.electrodes import identify
 from readers.fif_tags import Part, data_blocks, read_parts, require_raw
+from readers.patching import Scratch
 from readers.schema import Channel, Event, Patch, ReadError, Recording, Written
 
 # FIFF_UNIT codes.

@@ -10,11 +10,10 @@ import numpy as np
 
 from readers.mri_names import groups_of, ids_of, parts_of
 from readers.mri_write import write_nifti
-from readers.nifti_affine import Float64
 from readers.nifti_header import looks_like_header
 from readers.nifti_store import NiftiVolume, data_file, open_volume
 from readers.schema import Axes, Channel, Event, Patch, ReadError, Recording, Written
-from readers.volume_grid import STEP_VOXELS, Size, turn_of, turned_grid
+from readers.volume_grid import STEP_VOXELS, Float64, Size
 from readers.volumes import VolumeRecording, describe_grids
 
 # Integers up to this are exact in float32.
@@ -43,7 +42,7 @@ class NiftiRecording(VolumeRecording):
         self.ids = ids_of(path)
         several = len(self.volumes) > 1
         notes = [(v.path.name, note) for v in self.volumes for note in (*v.header.warnings, *_beside(v))]
-        grids = [turned_grid(v.header.shape, a, turn_of(a)) for v in self.volumes for a in [np.array(v.header.affine)]]
+        grids = [self._turned(channel) for channel in range(len(self.volumes))]
         self.warnings = (*(f"{name}: {note}" if several else note for name, note in notes), *describe_grids(self, grids))
 
     def __eq__(self, other: object) -> bool:
@@ -152,13 +151,14 @@ def _disagreements(volume: NiftiVolume) -> Iterator[str]:
     planes = max(STEP_VOXELS // (shape[0] * shape[1]), 1)
     for k in range(0, shape[2], planes):
         start, stop = (0, 0, k), (shape[0], shape[1], min(k + planes, shape[2]))
-        values = volume.values(start, stop)
+        block = volume.block(start, stop)
+        values = volume.physical(block)
         known = values[np.isfinite(values)]
         n_unknown += values.size - known.size
         if known.size:
             low, high = min(low, float(known.min())), max(high, float(known.max()))
         if volume.header.dtype.kind in "iu" and volume.header.dtype.itemsize > 2:
-            n_inexact += int(np.count_nonzero(np.abs(volume.block(start, stop).astype(np.float64)) > _EXACT))
+            n_inexact += int(np.count_nonzero(np.abs(block.astype(np.float64)) > _EXACT))
     if n_unknown:
         yield f"holds {n_unknown} voxels that are not finite"
     if n_inexact:

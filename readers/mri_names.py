@@ -61,6 +61,9 @@ class NameParts:
     entities: tuple[tuple[str, str], ...] = ()
 
 
+_Named = tuple[Path, NameParts]
+
+
 def stem_of(path: Path) -> str:
     """The file's name without the ending of its format."""
     ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
@@ -105,20 +108,20 @@ def groups_of(paths: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
     One session: the same folder and the same name before the contrast; in BIDS names the same entities but ``acq`` and
     ``ce``. Where a contrast comes twice, ``acq`` has to be the same too; where it still does, each file is alone.
     """
-    sessions: dict[object, list[Path]] = {}
+    sessions: dict[object, list[_Named]] = {}
     for path in paths:
         parts = parts_of(path)
         single = parts.contrast in (UNKNOWN, MASK, *_SERIES)
-        sessions.setdefault(path if single else _session(path, parts, ("acq", "ce")), []).append(path)
+        sessions.setdefault(path if single else _session(path, parts, ("acq", "ce")), []).append((path, parts))
     for members in sessions.values():
         if _distinct(members):
             yield _ordered(members)
             continue
-        narrower: dict[object, list[Path]] = {}
-        for path in members:
-            narrower.setdefault(_session(path, parts_of(path), ("ce",)), []).append(path)
+        narrower: dict[object, list[_Named]] = {}
+        for path, parts in members:
+            narrower.setdefault(_session(path, parts, ("ce",)), []).append((path, parts))
         for same in narrower.values():
-            yield from [_ordered(same)] if _distinct(same) else ((path,) for path in same)
+            yield from [_ordered(same)] if _distinct(same) else ((path,) for path, _ in same)
 
 
 def _session(path: Path, parts: NameParts, free: Iterable[str]) -> object:
@@ -126,13 +129,13 @@ def _session(path: Path, parts: NameParts, free: Iterable[str]) -> object:
     return path.parent, kept or parts.base
 
 
-def _distinct(paths: Sequence[Path]) -> bool:
-    return len({parts_of(path).contrast for path in paths}) == len(paths)
+def _distinct(members: Sequence[_Named]) -> bool:
+    return len({parts.contrast for _, parts in members}) == len(members)
 
 
-def _ordered(paths: Sequence[Path]) -> tuple[Path, ...]:
-    def place(path: Path) -> tuple[int, str]:
-        contrast = parts_of(path).contrast
+def _ordered(members: Sequence[_Named]) -> tuple[Path, ...]:
+    def place(member: _Named) -> tuple[int, str]:
+        contrast = member[1].contrast
         return (ORDER.index(contrast) if contrast in ORDER else len(ORDER)), contrast
 
-    return tuple(sorted(paths, key=place))
+    return tuple(path for path, _ in sorted(members, key=place))

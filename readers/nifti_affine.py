@@ -6,11 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from readers.schema import ReadError
+from readers.volume_grid import Float64, spacing_of
 
-Float64 = NDArray[np.float64]
 Fields = dict[str, tuple[Any, ...]]
 
 # Millimetres. A scanner is smaller than ten metres, and no voxel is smaller than a cell's tenth.
@@ -131,9 +130,3 @@ def corners_apart(one: Float64, other: Float64, shape: tuple[int, int, int]) -> 
 
 def _numbers(values: Any) -> str:
     return " x ".join(f"{float(value):.5g}" for value in values)
-
-
-def spacing_of(affine: Float64) -> Float64:
-    """Lengths (3,) of an affine's columns: mm from voxel to voxel."""
-    with np.errstate(over="ignore"):
-        return np.sqrt((affine[:3, :3] ** 2).sum(0))

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from readers.nifti_affine import Fields, affine_of, spacing_of
+from readers.nifti_affine import Fields, affine_of
 from readers.schema import ReadError
+from readers.volume_grid import spacing_of
 
 # Bytes that hold the longest of the three headers.
 HEADER_BYTES = 540

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from readers.nifti_affine import Float64
 from readers.nifti_header import HEADER_BYTES, NiftiHeader, parse
 from readers.schema import ReadError
-from readers.volume_grid import Size
+from readers.volume_grid import Float64, Size
 
 # Decoded bytes up to which a compressed volume is held in memory, and what all such volumes may take together;
 # larger ones are decoded once into files of this many bytes together.
@@ -61,18 +60,22 @@ class NiftiVolume:
             return _planes(self, self.data, self.header.offset, start, stop)
         if self.header.nbytes <= HELD_BYTES:
             at = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            return _HELD.get(self, lambda: _decode(self))[at]
+            return _HELD.get(self)[at]
         copy = _decoded_copy(self)
         return _streamed(self, start, stop) if copy is None else _planes(self, copy, 0, start, stop)
 
     def values(self, start: Size, stop: Size) -> Float64:
         """Physical values of a box, as float64. Raises ReadError."""
+        return self.physical(self.block(start, stop))
+
+    def physical(self, block: NDArray[Any]) -> Float64:
+        """Physical values of stored voxels."""
         with np.errstate(over="ignore", invalid="ignore"):
-            block = self.block(start, stop).astype(np.float64)
+            values = block.astype(np.float64)
             if (self.header.slope, self.header.inter) != (1.0, 0.0):
-                block *= self.header.slope
-                block += self.header.inter
-        return block
+                values *= self.header.slope
+                values += self.header.inter
+        return values
 
 
 def open_volume(path: Path) -> NiftiVolume:
@@ -212,12 +215,12 @@ class _Held:
         self._lock = threading.Lock()
         self._volumes.clear()
 
-    def get(self, volume: NiftiVolume, decode: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def get(self, volume: NiftiVolume) -> NDArray[Any]:
         with self._lock:
             if volume in self._volumes:
                 self._volumes.move_to_end(volume)
                 return self._volumes[volume]
-        voxels = decode()
+        voxels = _decode(volume)
         with self._lock:
             self._volumes[volume] = voxels
             while sum(held.nbytes for held in self._volumes.values()) > ALL_HELD_BYTES and len(self._volumes) > 1:

@@ -13,6 +13,7 @@ from readers.points_ply import open_ply
 from readers.points_record import PointsRecording
 from readers.points_text import looks_like_table, open_obj, open_off, open_xyz, preamble
 from readers.points_write import create_ply, write_points
+from readers.scan import HEAD_BYTES
 from readers.schema import Patch, ReadError, Recording, Written
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "create_ply",
 ]
 
-_HEAD_BYTES = 4096
 _AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".m4a")
 _KITTI_FOLDERS = ("velodyne", "velodyne_points")
 
@@ -98,7 +98,7 @@ class XyzReader(PointReader):
 
         An .xyz or .pts in any case, but molecules (a count, a title, then element names) and landmarks.
         """
-        cut = len(head) == _HEAD_BYTES
+        cut = len(head) == HEAD_BYTES
         if path.suffix.lower() == ".txt":
             return looks_like_table(head, cut) and not _audio_beside(path)
         if head.lstrip().startswith(b"version"):

@@ -189,7 +189,8 @@ class ZippedTable(StoredTable):
             raise ReadError(f"{self.path.name} is a broken archive: {error}") from error
 
     def check(self) -> Sequence[str]:
-        """The archive's checksum of the array."""
+        """Read every row; the archive's checksum of the array."""
+        super().check()
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
                 while file.read(1 << 20):

@@ -177,14 +177,14 @@ def widen(path: Path, edits: Sequence[Edit], slots: Sequence[Slot], tally: Tally
 
 
 def outside(table: StoredTable) -> list[str]:
-    """The axes on which points lie more than a step outside the bounds in the header."""
+    """Read every point; the axes on which some lie more than a step outside the bounds in the header."""
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for columns in table.walk():
+        xyz = columns[:3]
+        low, high = np.minimum(low, [v.min() for v in xyz]), np.maximum(high, [v.max() for v in xyz])
     with table.path.open("rb") as file:
         file.seek(_BOUNDS_AT)
         bounds = struct.unpack("<6d", file.read(48))
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
-    for first in range(0, table.rows, table.step()):
-        xyz = table.read(first, min(first + table.step(), table.rows), (0, 1, 2))
-        low, high = np.minimum(low, [v.min() for v in xyz]), np.maximum(high, [v.max() for v in xyz])
     problems = []
     for k, axis in enumerate("xyz"):
         largest, smallest, step = bounds[2 * k], bounds[2 * k + 1], abs(table.slots[k].scale)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,15 @@ class Table(ABC):
         """Write the whole file at ``part`` with the edited elements changed. Raises ReadError."""
 
     def check(self) -> Sequence[str]:
-        """What else the file says of its rows and they do not keep; reads the rows in steps. Raises ReadError."""
+        """Read every row; what the file says of its rows and they do not keep. Raises ReadError."""
+        for _ in self.walk():
+            pass
         return ()
+
+    def walk(self) -> Iterator[list[NDArray[Any]]]:
+        """All rows of every column, in steps. Raises ReadError."""
+        for first in range(0, self.rows, self.step()):
+            yield self.read(first, min(first + self.step(), self.rows), range(len(self.columns)))
 
     def step(self) -> int:
         """Rows to read at a time."""
@@ -121,7 +129,8 @@ class PointsRecording(PointsLike):
         with np.errstate(over="ignore", invalid="ignore"):
             while first < stop:
                 last = min((first // step + 1) * step, stop)
-                stored = self._stored(first, last, wanted)
+                with self._reading():
+                    stored = self.table.read(first, last, wanted)
                 own = slice(first - start, last - start)
                 for target, offset, column in zip([*coords[own].T, *values[:, own]], offsets, stored, strict=True):
                     target[:] = column if offset == 0 else column.astype(np.float64) - offset
@@ -132,19 +141,20 @@ class PointsRecording(PointsLike):
         asked = tuple(self.channels[index] for index in channels)
         return PointSample(values, valid, asked, Window(start, stop), coords, known)
 
-    def _stored(self, start: int, stop: int, columns: Sequence[int]) -> list[NDArray[Any]]:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what an unreadable file makes of reading it into a ReadError."""
         try:
-            return self.table.read(start, stop, columns)
+            yield
         except OSError as error:
             raise ReadError(f"{self.path.name} cannot be read: {error.strerror or error}") from error
 
     def verify(self) -> tuple[str, ...]:
         """Read every row; name the first that cannot be read, and what disagrees with the file's header or checksum."""
         try:
-            for first in range(0, self.table.rows, self.table.step()):
-                self._stored(first, min(first + self.table.step(), self.table.rows), self.order)
-            return tuple(self.table.check())
-        except (ReadError, OSError) as error:
+            with self._reading():
+                return tuple(self.table.check())
+        except ReadError as error:
             return (str(error),)
 
 

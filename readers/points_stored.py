@@ -85,20 +85,20 @@ class StoredTable(Table):
         shutil.copyfile(self.path, part)
         self.change_file(part, edits, tally)
 
-    def change_file(self, path: Path, edits: Sequence[Edit], tally: Tally, shift: int = 0) -> None:
-        """Change numbers in a file that holds the planes ``shift`` bytes further on."""
+    def change_file(self, path: Path, edits: Sequence[Edit], tally: Tally) -> None:
+        """Change numbers in a file that holds the planes at their places."""
         with path.open("r+b") as file:
             for number, plane in enumerate(self.planes):
                 own = [edit for edit in edits if self.slots[edit.column].plane == number]
                 row = -1
                 while (first := _next_row(own, row)) is not None:
                     row = _last_row(own, first + self.step())
-                    file.seek(plane.at + shift + first * plane.stride)
+                    file.seek(plane.at + first * plane.stride)
                     raw = bytearray(file.read((row + 1 - first) * plane.stride))
                     if len(raw) < (row + 1 - first) * plane.stride:
                         raise ReadError(f"{self.path.name} ends before point {row + 1}")
                     self.change(np.frombuffer(raw, np.uint8).reshape(-1, plane.stride), first, own, tally)
-                    file.seek(plane.at + shift + first * plane.stride)
+                    file.seek(plane.at + first * plane.stride)
                     file.write(raw)
 
     def change(self, records: Bytes, first: int, edits: Sequence[Edit], tally: Tally) -> None:

@@ -109,8 +109,9 @@ def scan(folder: Path, readers: Sequence[Reader], claims: Claims | None = None) 
     recordings: list[tuple[Path, ...]] = []
     for place in places:
         named = owned.get(place.path, set())
-        recordings += _recordings(place, by_name, named)
-        unclaimed += _unclaimed(place, by_name, named)
+        claimed = {name: by_name[claim.reader] for name, claim in place.claims.items() if claim.reader is not None}
+        recordings += _recordings(place.path, claimed, named)
+        unclaimed += _unclaimed(place, claimed, named)
     recordings.sort(key=lambda group: _order(str(group[0])))
     return recordings, [Path(path) for path in sorted(unclaimed, key=_order)]
 
@@ -253,17 +254,16 @@ def _owned(places: Sequence[_Folder]) -> dict[str, set[str]]:
     return owned
 
 
-def _recordings(place: _Folder, readers: Mapping[str, Reader], owned: set[str]) -> Iterator[tuple[Path, ...]]:
+def _recordings(path: str, claimed: Mapping[str, Reader], owned: set[str]) -> Iterator[tuple[Path, ...]]:
     """The recordings of one folder, the files of each by its reader's groups."""
-    claimed = {name: readers[claim.reader] for name, claim in place.claims.items() if claim.reader is not None}
     passed = _companions(claimed)
-    handles: dict[str, list[Path]] = {}
-    folder = Path(place.path)
+    handles: dict[str, tuple[Reader, list[Path]]] = {}
+    folder = Path(path)
     for name, reader in claimed.items():
         if name not in passed and name not in owned:
-            handles.setdefault(reader.name, []).append(folder / name)
-    for by, paths in handles.items():
-        yield from map(tuple, readers[by].groups(paths)) if len(paths) > 1 else [(paths[0],)]
+            handles.setdefault(reader.name, (reader, []))[1].append(folder / name)
+    for reader, paths in handles.values():
+        yield from map(tuple, reader.groups(paths)) if len(paths) > 1 else [(paths[0],)]
 
 
 def _companions(claimed: Mapping[str, Reader]) -> set[str]:
@@ -283,12 +283,11 @@ def _companions(claimed: Mapping[str, Reader]) -> set[str]:
     return {name for name, reader, suffix in maybe if set(handles.get((reader.name, stem_of(name, suffix)), [])) - {name}}
 
 
-def _unclaimed(place: _Folder, readers: Mapping[str, Reader], owned: set[str]) -> Iterator[str]:
+def _unclaimed(place: _Folder, claimed: Mapping[str, Reader], owned: set[str]) -> Iterator[str]:
     """Files of a folder that no reader takes and that belong to no recording there."""
-    taken = {name: readers[claim.reader] for name, claim in place.claims.items() if claim.reader is not None}
-    stems = {stem_of(name, suffix_of(name, reader.suffixes) or "") for name, reader in taken.items()}
+    stems = {stem_of(name, suffix_of(name, reader.suffixes) or "") for name, reader in claimed.items()}
     for name in place.names:
-        if name not in taken and name not in owned and not stems.intersection(_stems(name)):
+        if name not in claimed and name not in owned and not stems.intersection(_stems(name)):
             yield _join(place.path, name)
 
 

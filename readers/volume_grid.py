@@ -92,6 +92,12 @@ def turned(block: NDArray, turn: Turn) -> NDArray:
     return view[tuple(slice(None, None, -1 if flipped else 1) for flipped in turn.flipped)]
 
 
+def spacing_of(affine: Float64) -> Float64:
+    """Lengths (3,) of an affine's columns: mm from voxel to voxel."""
+    with np.errstate(over="ignore"):
+        return np.sqrt((affine[:3, :3] ** 2).sum(0))
+
+
 def cubes(grid: Grid, spacing_mm: float, name: str) -> Grid:
     """A grid of cubes over the same field of view, along the same axes and around the same centre.
 
@@ -100,13 +106,12 @@ def cubes(grid: Grid, spacing_mm: float, name: str) -> Grid:
     """
     if not (math.isfinite(spacing_mm) and spacing_mm > 0):
         raise ReadError(f"{name} cannot be read at a spacing of {spacing_mm} mm")
-    columns = grid.affine[:3, :3]
-    own = np.sqrt((columns**2).sum(0))
+    own = spacing_of(grid.affine)
     counts = np.maximum(np.ceil(np.array(grid.shape) * own / spacing_mm - 1e-3), 1)
     if counts.prod() > MAX_GRID_VOXELS:
         raise ReadError(f"{name} spans {' x '.join(f'{n:g}' for n in grid.shape * own)} mm: too many voxels of {spacing_mm} mm")
     affine = np.eye(4)
-    affine[:3, :3] = columns / own * spacing_mm
+    affine[:3, :3] = grid.affine[:3, :3] / own * spacing_mm
     centre = grid.affine @ [*((np.array(grid.shape) - 1) / 2), 1]
     affine[:3, 3] = centre[:3] - affine[:3, :3] @ ((counts - 1) / 2)
     x, y, z = (int(n) for n in counts)

@@ -22,6 +22,7 @@ from readers.volume_grid import (
     mapping,
     resample,
     same_grid,
+    spacing_of,
     steps,
     stored_box,
     turn_of,
@@ -173,7 +174,7 @@ def _head(recording: VolumeRecording, channel: int) -> tuple[float, Size, Size]:
     from scipy.ndimage import find_objects, label
 
     shape, affine = recording.grid()
-    extent = np.sqrt((affine[:3, :3] ** 2).sum(0)) * shape
+    extent = spacing_of(affine) * shape
     spacing = float(extent.max()) / _COARSE_AXIS
     whole = Box((0, 0, 0), recording.grid(spacing)[0])
     sample = recording.read(whole, spacing_mm=spacing, channels=[channel])
@@ -215,8 +216,7 @@ def _brought_back(way: Mapping, own: Grid, given: Grid, data: Float64) -> list[t
 
 
 def _describe(grid: Grid) -> str:
-    spacing = np.sqrt((grid.affine[:3, :3] ** 2).sum(0))
-    return f"{' x '.join(str(n) for n in grid.shape)} voxels of {' x '.join(f'{s:.3g}' for s in spacing)} mm"
+    return f"{' x '.join(str(n) for n in grid.shape)} voxels of {' x '.join(f'{s:.3g}' for s in spacing_of(grid.affine))} mm"
 
 
 def _volume(start: Size, stop: Size) -> int:

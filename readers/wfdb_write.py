@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from readers.patching import checked, last_values
 from readers.schema import Patch, ReadError, Written
 from readers.wfdb_header import Header, SignalLine, with_fields
 from readers.wfdb_packing import PACKINGS, Int64, Packing, repack
@@ -73,25 +74,17 @@ def write_wfdb(recording: WfdbRecording, patches: Sequence[Patch], path: Path) -
 
 
 def _check(recording: WfdbRecording, patch: Patch) -> None:
-    if not 0 <= patch.channel < len(recording.channels):
-        raise ReadError(f"{recording.path.name} has no channel {patch.channel}")
-    channel = recording.channels[patch.channel]
-    length = recording.n_frames * recording.per_frame[patch.channel]
-    if patch.index.shape != patch.values.shape or patch.index.ndim != 1:
-        raise ReadError(f"a patch of {channel.name} has {patch.index.shape} indices and {patch.values.shape} values")
-    if patch.index.size and not (patch.index.min() >= 0 and patch.index.max() < length):
-        raise ReadError(f"a patch of {channel.name} lies outside its {length} samples")
+    checked(recording, [patch])
+    name = recording.channels[patch.channel].name
     for part in recording.parts:
         signal = part.signals[patch.channel]
         fmt = "" if signal is None else part.segment.header.signals[signal].format
         if signal is not None and (fmt not in PACKINGS or PACKINGS[fmt].differences):
-            raise ReadError(f"restore cannot write WFDB format {fmt}, which holds {channel.name} of {recording.path.name}")
+            raise ReadError(f"restore cannot write WFDB format {fmt}, which holds {name} of {recording.path.name}")
 
 
 def _apply(recording: WfdbRecording, patch: Patch, scratch: dict[Path, Path], tally: _Tally) -> None:
-    # Where an index is given twice, the last one counts.
-    index, last = np.unique(patch.index[::-1], return_index=True)
-    values = np.asarray(patch.values, np.float64)[::-1][last]
+    index, values = last_values(patch)
     per_frame = recording.per_frame[patch.channel]
     done = 0
     for part in recording.parts:
