@@ -161,9 +161,9 @@ def _split_paths(text: bytes) -> list[str]:
 
 
 def _from_path(path: Path, ids: Mapping[str, str], claims: Claims | None) -> tuple[list[Input], list[Path]]:
-    if path.is_dir() and (corpus := _from_corpus(path, ids)):
-        return corpus, []
-    if path.is_dir() and readers.claim(path) is None:
+    if path.is_dir():
+        if corpus := _from_corpus(path, ids):
+            return corpus, []
         handles, passed = readers.scan(path, claims)
         shards = _corpora([*(handle for handle, *_ in handles), *passed])
         found = [Input(handle, path, ids, tuple(parts)) for handle, *parts in handles if handle.parent not in shards]

@@ -102,7 +102,7 @@ def match_windows(
 ) -> np.ndarray:
     """For each window the row whose interval covers the largest part of it, or -1 below ``min_overlap``.
 
-    All four arrays are seconds of one recording; NaN intervals cover everything. Ties go to the first row.
+    All four arrays are of one recording, in one unit; NaN intervals cover everything. Ties go to the first row.
     """
     found = np.full(len(start), -1)
     if not len(label_start):

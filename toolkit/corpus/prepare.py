@@ -17,11 +17,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from readers.prepared_store import FORMAT, MANIFEST, PLAN, VERSION, read_head, shard_name
+from readers.prepared_store import FORMAT, PLAN, VERSION, read_head, shard_name
 from readers.schema import ReadError
 from toolkit import __version__, files
 from toolkit.corpus import grids
-from toolkit.corpus.catalog import Beside
+from toolkit.corpus.catalog import Beside, unchanged
 from toolkit.corpus.crew import _no_interrupt
 from toolkit.corpus.decode import Decoder, Row, Stopped
 from toolkit.corpus.inputs import Failure, Input, Inputs
@@ -158,7 +158,7 @@ class Preparation:
         """Each input with its row or failure, in whatever order they are done, until a signal comes."""
         items = [item for item in self.items if item.path in todo]
         jobs = [(item, self.parts / f"{number}.bin") for number, item in enumerate(items)]
-        if min(self.workers, len(jobs)) == 1 or len(jobs) <= FEW:
+        if self.workers == 1 or len(jobs) <= FEW:
             for item, part in jobs:
                 if stop.signum is not None:
                     return
@@ -189,7 +189,7 @@ class Preparation:
             "failures": [failure.__dict__ for failure in outcome.failures],
             "layout": LAYOUT,
         }
-        self.shards.publish(rows, manifest, MANIFEST)
+        self.shards.publish(rows, manifest)
         self.shards.sweep(rows)
 
 
@@ -198,7 +198,6 @@ class _Pool:
 
     def __init__(self, recipe: Recipe, parts: Path, workers: int) -> None:
         self.recipe, self.parts, self.workers = recipe, parts, workers
-        self.work = _decode
 
     def run(self, jobs: Sequence[tuple[Input, Path]], stop: StopSignals) -> Iterator[tuple[Input, Row | Failure, Path]]:
         """As ``Preparation._decoded``."""
@@ -230,7 +229,7 @@ class _Pool:
                     while not broken and len(pending) < 2 * workers - 1 and (job := next(waiting, None)) is not None:
                         try:
                             with _no_interrupt():  # submitting starts processes
-                                pending[pool.submit(self.work, self.recipe, *job)] = job
+                                pending[pool.submit(_decode, self.recipe, *job)] = job
                         except BrokenProcessPool as problem:
                             broken = True
                             yield job, problem
@@ -288,10 +287,5 @@ def _named(item: Input) -> Row:
 
 def _holds(row: Row, item: Input, mark: int) -> bool:
     """Whether the files of a recording are what they were, in size, time and names."""
-    if json.loads(row["parts"]) != [str(part) for part in item.parts] or row["beside"] != mark:
-        return False
-    try:
-        states = [(path, size, at, os.stat(path)) for path, size, at in json.loads(row["files"])]
-    except OSError:
-        return False
-    return all(state.st_size == size and state.st_mtime_ns == at for _, size, at, state in states)
+    same = json.loads(row["parts"]) == [str(part) for part in item.parts] and row["beside"] == mark
+    return same and unchanged(json.loads(row["files"]))

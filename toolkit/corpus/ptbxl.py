@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, shortened
 
 NAMES = ("filename_hr", "filename_lr")
 CODES = "scp_codes"
@@ -58,7 +58,7 @@ def codes(text: str, where: str) -> list[str]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         found = None
     if not (isinstance(found, Mapping) and all(_is_statement(code, likelihood) for code, likelihood in found.items())):
-        shown = text if len(text) <= 60 else text[:57] + "..."
+        shown = shortened(text, 60)
         raise UsageError(f"{where}: {CODES} is {shown!r}, expected a dict of likelihoods such as {{'NORM': 100.0, 'SR': 0.0}}.")
     return list(found)
 

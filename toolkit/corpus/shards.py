@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from readers.prepared_store import INDEX, entries, read_head, shard_name
+from readers.prepared_store import INDEX, MANIFEST, entries, read_head, shard_name
 from readers.schema import ReadError
 from toolkit import files
 from toolkit.corpus.decode import Row, aligned
@@ -143,7 +143,7 @@ class Shards:
         """Bytes of those shards that no row names."""
         return max(0, sum(self.used(rows).values()) - sum(aligned(row["bytes"]) for row in rows))
 
-    def publish(self, rows: Sequence[Row], manifest: dict[str, Any], name: str) -> None:
+    def publish(self, rows: Sequence[Row], manifest: dict[str, Any]) -> None:
         """Write the index and then the manifest; from then on this is a corpus of these rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -151,7 +151,7 @@ class Shards:
         table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA} for row in rows], schema=pa.schema(_types()))
         with files.atomic(self.folder / INDEX) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-        files.write_json(self.folder / name, manifest)
+        files.write_json(self.folder / MANIFEST, manifest)
 
     def sweep(self, rows: Iterable[Row]) -> None:
         """Remove the journal, the parts, and shards that no row names."""
