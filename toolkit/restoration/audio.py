@@ -12,22 +12,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from readers.schema import Recording, SignalLike, SignalSample, Window
+from readers.schema import BoolArray, Recording, SignalLike, SignalSample, Window
 from toolkit.corpus import windows
 from toolkit.corpus.batches import collate
 from toolkit.corpus.scaled import Scaled
-from toolkit.model import tokenizers
 from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers.spectrogram import FLOOR, SpectrogramPatches
-from toolkit.objective.masks import split
 from toolkit.recipe import SignalData
 from toolkit.restoration import phase
+from toolkit.restoration.completion import completed, opened
+from toolkit.restoration.mender import generator
 from toolkit.restoration.repair import Repaired, regions, visible_levels
 from toolkit.restoration.sound import surrounding_noise
-from toolkit.restoration.spans import Span, rate_of, seconds
+from toolkit.restoration.spans import Span, rate_of, seconds, visible_values
 
 Float64 = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 AROUND_S = 1.0  # visible time on either side whose spectrum stands for the surroundings
 REGION_S = 20.0  # spans are repaired together up to this length
 BLOCK_S = 10.0  # seconds read at once
@@ -50,11 +49,9 @@ class AudioRepairer:
     """Repairs spans of sound with one model, with the preprocessing the model was trained on."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
-        self.model = loaded.model.to(device).eval()
-        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
-        assert isinstance(tokenizer, SpectrogramPatches) and isinstance(data, SignalData)
-        self.tokenizer, self.data, self.device = tokenizer, data, device
-        self.rate, self.samples = data.rate_hz, round(data.rate_hz * data.window_s)
+        self.model, self.tokenizer, self.data = opened(loaded, device, SpectrogramPatches, SignalData)
+        self.device = device
+        self.rate, self.samples = self.data.rate_hz, round(self.data.rate_hz * self.data.window_s)
 
     def channels(self, recording: Recording) -> list[int]:
         """Channels of sound. Raises ReadError when there are none."""
@@ -83,7 +80,7 @@ class AudioRepairer:
         frames = self._visible_frames(wave, known)
         steady, share = self._steady(frames), self._share(place, region, wave, known)
         mel = steady + share * (self._predict(place, steady) - steady)
-        rng = np.random.Generator(np.random.Philox(key=[region[0].channel, region[0].start]))
+        rng = generator(region[0].channel, region[0].start)
         made = phase.fill(wave, ~known, mel, self._spectra(frames), rng) + level
         method = f"model {share.mean():.2f}, surroundings {1 - share.mean():.2f}"
         for span in region:
@@ -224,15 +221,9 @@ class AudioRepairer:
         scaling = windows.fit_scaling(sample, self.data.scaling)
         scaled = Scaled.of(sample.values, sample.valid, sample.channels, scaling, window)
         tokens = self.tokenizer.tokenize(collate([scaled]))
-        seen = int(tokens.valid.sum())
-        if not seen:
+        if not tokens.valid.any():
             return None
-        mask = split(torch.zeros(tokens.valid.shape), tokens.valid, seen)
-        patches = tokens.patches.clone()
-        if mask.hidden.shape[1]:
-            on = tokens.to(self.device)
-            predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
-            patches[0, mask.hidden[0]] = predicted[0]
+        patches = completed(self.model, tokens, self.device)
         mel = self.tokenizer.untokenize(patches, tokens.grid)[0, 0, : self.tokenizer.frames(self.samples)]
         return mel.double().numpy() + 2 * np.log(scaling.scale[0])
 
@@ -248,8 +239,8 @@ class AudioRepairer:
         if rate > self.rate:
             values += surrounding_noise(recording, span, near, level, self.rate / 2) - level
         width = round(EDGE_S * rate)
-        before = _visible(recording, near, span.channel, max(0, span.start - width), span.start)
-        after = _visible(recording, near, span.channel, span.stop, min(recording.stored(span.channel), span.stop + width))
+        before = visible_values(recording, near, span.channel, max(0, span.start - width), span.start)
+        after = visible_values(recording, near, span.channel, span.stop, min(recording.stored(span.channel), span.stop + width))
         start = np.flatnonzero(np.isnan(before))
         stop = np.flatnonzero(np.isnan(after))
         before = before[start[-1] + 1 :] if len(start) else before
@@ -274,22 +265,12 @@ def _widened(recording: SignalLike, span: Span, more_s: float) -> Span:
     return replace(span, start=max(0, span.start - more), stop=min(recording.stored(span.channel), span.stop + more))
 
 
-def _visible(recording: SignalLike, spans: Sequence[Span], channel: int, start: int, stop: int) -> Float64:
-    """Stored samples start..stop of a channel (T,), NaN where they are hidden by a span or not valid."""
-    sample = recording.read(start, stop, rate_hz=recording.channels[channel].rate_hz, channels=[channel])
-    values = np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
-    for span in spans:
-        if span.channel == channel:
-            values[max(0, span.start - start) : max(0, span.stop - start)] = np.nan
-    return values
-
-
 def _mean_of_others(recording: SignalLike, span: Span, others: Sequence[int], spans: Sequence[Span]) -> Repaired:
     """A wholly hidden channel as the mean of the visible ones, silent where there are none."""
     values, step = np.zeros(span.stop - span.start), round(BLOCK_S * rate_of(recording, span))
     for start in range(span.start, span.stop, step):
         stop = min(start + step, span.stop)
-        heard = np.stack([_visible(recording, spans, c, start, stop) for c in others])
+        heard = np.stack([visible_values(recording, spans, c, start, stop) for c in others])
         count = np.isfinite(heard).sum(axis=0)
         values[start - span.start : stop - span.start] = np.nansum(heard, axis=0) / np.maximum(count, 1)
     return Repaired(span, values, "mean of the other channels", float(values.mean()))

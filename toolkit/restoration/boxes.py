@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,9 +15,8 @@ from scipy import ndimage
 from readers.schema import BoolArray, Box, Event, ReadError, VolumeLike
 from readers.volume_grid import Size
 from readers.volumes import VolumeRecording
-from toolkit.errors import UsageError, did_you_mean
 from toolkit.restoration.mender import generator
-from toolkit.restoration.spans import BOX, expect
+from toolkit.restoration.spans import BOX, expect, named
 
 Float64 = NDArray[np.float64]
 SIDES_MM = (20.0, 40.0)  # of made damage
@@ -100,21 +99,12 @@ class Damaged(VolumeRecording):
 
 def hole_at(channel: int, start: Sequence[float] | NDArray, stop: Sequence[float] | NDArray, why: str) -> Hole:
     """A hole from arrays."""
-    return Hole(channel, _size(start), _size(stop), why)
+    return Hole(channel, as_size(start), as_size(stop), why)
 
 
 def size_of(hole: Hole) -> int:
     """Voxels of its box."""
     return math.prod(b - a for a, b in zip(hole.start, hole.stop, strict=True))
-
-
-def named(recording: VolumeLike, name: str) -> list[int]:
-    """Contrasts of that name, as in the file or canonical. Raises UsageError."""
-    found = [i for i, c in enumerate(recording.channels) if name in (c.name, c.canonical)]
-    if not found:
-        known = [c.name for c in recording.channels]
-        raise UsageError(f"'{recording.path.name}' has no channel '{name}'. {did_you_mean(name, known)}")
-    return found
 
 
 def whole(recording: VolumeLike, channel: int, why: str = "asked") -> Hole:
@@ -133,7 +123,7 @@ def from_table(table: pd.DataFrame, recording: VolumeLike, channels: Sequence[in
         ends = [int(row[name]) for name in BOX]
         name = str(row.get("channel") or "")
         hit = named(recording, name) if name else channels
-        holes += [brought(recording, c, _size(ends[::2]), _size(ends[1::2]), "asked") for c in hit]
+        holes += [brought(recording, c, as_size(ends[::2]), as_size(ends[1::2]), "asked") for c in hit]
     return [hole for hole in holes if all(a < b for a, b in zip(hole.start, hole.stop, strict=True))]
 
 
@@ -144,7 +134,7 @@ def brought(recording: VolumeLike, channel: int, start: Size, stop: Size, why: s
     low, high = corners(start, stop, way)
     first = np.clip(np.ceil(low - 1e-3), 0, shape)  # voxels whose middles lie in the box
     last = np.clip(np.floor(high + 1e-3) + 1, first, shape)
-    return Hole(channel, _size(first), _size(last), why)
+    return Hole(channel, as_size(first), as_size(last), why)
 
 
 def corners(start: Sequence[int], stop: Sequence[int], way: Float64) -> tuple[Float64, Float64]:
@@ -168,7 +158,7 @@ def detect(recording: VolumeLike, channels: Sequence[int]) -> tuple[list[Hole], 
             if all(s.start == 0 and s.stop == n for s, n in zip(at, unknown.shape, strict=True)):
                 notes.append(f"the background of {recording.channels[channel].name} is not finite; left as it is")
             else:
-                holes.append(Hole(channel, _size(s.start for s in at), _size(s.stop for s in at), "invalid"))
+                holes.append(Hole(channel, as_size(s.start for s in at), as_size(s.stop for s in at), "invalid"))
     return holes, notes
 
 
@@ -224,7 +214,7 @@ def _places(
             if not taken[near].any():
                 break
         taken[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))] = True
-        yield _size(low + start), _size(low + start + shape)
+        yield as_size(low + start), as_size(low + start + shape)
 
 
 def within(recording: VolumeLike, box: Box, spacing_mm: float) -> Hole:
@@ -233,17 +223,13 @@ def within(recording: VolumeLike, box: Box, spacing_mm: float) -> Hole:
     low, high = corners(box.start, box.stop, way)
     shape = np.array(recording.shape_of(0))
     first = np.clip(np.rint(low), 0, shape - 1)
-    return Hole(0, _size(first), _size(np.clip(np.rint(high) + 1, first + 1, shape)))
+    return Hole(0, as_size(first), as_size(np.clip(np.rint(high) + 1, first + 1, shape)))
 
 
-def _size(values: Sequence[float] | Iterator[float] | NDArray) -> Size:
+def as_size(values: Iterable[float]) -> Size:
+    """Three numbers as the integers of a shape, or of a corner of a box."""
     x, y, z = (int(v) for v in values)
     return x, y, z
-
-
-def voxels(recording: VolumeLike, channels: Sequence[int]) -> int:
-    """Stored voxels of contrasts."""
-    return sum(math.prod(recording.shape_of(c)) for c in channels)
 
 
 def union(seen: Damaged, holes: Sequence[Hole]) -> Mapping[int, BoolArray]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,13 +18,11 @@ from readers.volume_grid import Size
 from toolkit.corpus.batches import collate
 from toolkit.corpus.framing.volumes import VolumeFraming
 from toolkit.corpus.scaled import Scaling
-from toolkit.model import tokenizers
 from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers import VolumePatches
-from toolkit.objective.masks import split
-from toolkit.objective.reconstruction import visible_scale
 from toolkit.recipe import VolumeData
-from toolkit.restoration.boxes import Damaged, Hole, corners
+from toolkit.restoration.boxes import Damaged, Hole, as_size, corners, within
+from toolkit.restoration.completion import completed, opened
 
 Float64 = NDArray[np.float64]
 LEAST = 0.01  # of a trilinear weight that known voxels must have
@@ -58,23 +57,26 @@ class CubePredictor:
     """Predicts damaged contrasts with one model, with the preprocessing the model was trained on."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
-        self.model = loaded.model.to(device).eval()
-        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
-        assert isinstance(tokenizer, VolumePatches) and isinstance(data, VolumeData)
-        self.tokenizer, self.data, self.device = tokenizer, data, device
+        self.model, self.tokenizer, self.data = opened(loaded, device, VolumePatches, VolumeData)
+        self.device = device
+        self._framings: WeakKeyDictionary[VolumeLike, VolumeFraming] = WeakKeyDictionary()
 
     @property
     def side_mm(self) -> float:
         """Side of a token's cube."""
         return self.tokenizer.patch * self.data.spacing_mm
 
-    def framing(self) -> VolumeFraming:
-        """Windows of a recording; a new one for each, as it remembers where heads are."""
-        return VolumeFraming(self.data, self.tokenizer.patch)
+    def framing(self, recording: VolumeLike) -> VolumeFraming:
+        """Windows of a recording. Each has its own, as heads are remembered by file, and damage leaves the files as they are."""
+        return self._framings.setdefault(recording, VolumeFraming(self.data, self.tokenizer.patch))
+
+    def head(self, recording: VolumeLike) -> Hole:
+        """The head in stored voxels of the first contrast."""
+        return within(recording, self.framing(recording).head(recording), self.data.spacing_mm)
 
     def channels(self, recording: VolumeLike) -> list[int]:
         """Contrasts of the kinds that the model was trained on. Raises ReadError when there are none."""
-        return self.framing().channels(recording)
+        return self.framing(recording).channels(recording)
 
     def predict(self, seen: Damaged, channels: Sequence[int], holes: Sequence[Hole]) -> dict[int, Field]:
         """A field over its holes for each damaged contrast. Raises ReadError."""
@@ -96,32 +98,32 @@ class CubePredictor:
                 total[channel][at] += values[channels.index(channel)] * fade
             weight[at] += fade
         with np.errstate(invalid="ignore"):
-            return {c: Field(np.where(weight > 0, t / weight, np.nan), _size(low), affine) for c, t in total.items()}
+            return {c: Field(np.where(weight > 0, t / weight, np.nan), as_size(low), affine) for c, t in total.items()}
 
     def _area(self, seen: Damaged, hole: Hole, affine: Float64) -> Box:
         """The box of the model's grid that a hole and the voxels it is joined to lie in, a voxel more on each side."""
         way = np.linalg.inv(affine) @ seen.affine_of(hole.channel)
         low, high = corners([a - EDGE for a in hole.start], [b + EDGE for b in hole.stop], way)
-        return Box(_size(np.floor(low) - 1), _size(np.ceil(high) + 2))
+        return Box(as_size(np.floor(low) - 1), as_size(np.ceil(high) + 2))
 
     def _windows(self, seen: Damaged, areas: Sequence[Box]) -> list[Box]:
         """Cubes over the head that touch a hole, and cubes around the holes that none of them holds.
 
         Their tokens start at the border of the file, so that as many as can be lie wholly inside a thin slab.
         """
-        framing, patch = self.framing(), self.tokenizer.patch
+        framing, patch = self.framing(seen), self.tokenizer.patch
         planned = framing.plan(seen, self.data.window_mm, self.data.window_mm / 2)
         starts = [np.rint(np.array(w.start) / patch) * patch for w in planned if isinstance(w, Box)]
-        cubes = [Box(_size(s), _size(s + framing.side)) for s in starts]
+        cubes = [Box(as_size(s), as_size(s + framing.side)) for s in starts]
         used = [cube for cube in cubes if any(_touch(cube, area) for area in areas)]
         shape = seen.grid(self.data.spacing_mm)[0]
         for area in areas:
-            inside = Box(_size(np.maximum(area.start, 0)), _size(np.minimum(area.stop, shape)))
+            inside = Box(as_size(np.maximum(area.start, 0)), as_size(np.minimum(area.stop, shape)))
             if not any(_holds(cube, inside) for cube in used):
                 spans = zip(inside.start, inside.stop, strict=True)
                 for x, y, z in product(*[_starts(a, b, max(framing.side - patch, 1)) for a, b in spans]):
                     start = np.array((x, y, z)) // patch * patch
-                    used.append(Box(_size(start), _size(start + framing.side)))
+                    used.append(Box(as_size(start), as_size(start + framing.side)))
         return list(dict.fromkeys(used))
 
     @torch.inference_mode()
@@ -130,7 +132,7 @@ class CubePredictor:
 
         None where no cube is.
         """
-        scaled = self.framing().load(seen, window, channels)
+        scaled = self.framing(seen).load(seen, window, channels)
         valid: BoolArray = scaled.valid.copy()
         for channel, area in areas:
             at = tuple(slice(max(a - o, 0), max(b - o, 0)) for a, b, o in zip(area.start, area.stop, window.start, strict=True))
@@ -140,13 +142,7 @@ class CubePredictor:
         tokens = self.tokenizer.tokenize(collate([scaled]))
         if not tokens.valid.any():
             return None
-        mask = split(torch.zeros(tokens.valid.shape), tokens.valid, int(tokens.valid.sum()))
-        patches = tokens.patches.clone()
-        if mask.hidden.shape[1]:
-            factor = visible_scale(tokens, mask.visible)[..., None]
-            on = replace(tokens, patches=tokens.patches / factor).to(self.device)
-            predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
-            patches[0, mask.hidden[0]] = predicted[0] * factor[0, mask.hidden[0]]
+        patches = completed(self.model, tokens, self.device, rescaled=True)
         restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
         return scaling.invert(restored)
 
@@ -182,8 +178,3 @@ def _touch(one: Box, other: Box) -> bool:
 
 def _holds(outer: Box, inner: Box) -> bool:
     return all(a <= c and d <= b for a, b, c, d in zip(outer.start, outer.stop, inner.start, inner.stop, strict=True))
-
-
-def _size(values: Sequence[float] | NDArray) -> Size:
-    x, y, z = (int(v) for v in values)
-    return x, y, z

@@ -9,6 +9,7 @@ import numpy as np
 
 from readers.schema import SignalLike
 from toolkit.errors import UsageError, did_you_mean
+from toolkit.restoration.mender import generator
 from toolkit.restoration.spans import Span, clip, merge
 
 SHORTEST_S, LONGEST_S = 0.3, 5.0  # block lengths, log-uniform: from less than a beat to several
@@ -39,7 +40,7 @@ def make(recording: SignalLike, channels: Sequence[int], damage: Sequence[tuple[
     """The spans that damage hides; the same seed and recording length give the same spans."""
     spans: list[Span] = []
     for index, (kind, severity) in enumerate(damage):
-        rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+        rng = generator(seed, index)
         spans += KINDS[kind](recording, channels, severity, rng)
     return merge(spans)
 

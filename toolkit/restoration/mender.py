@@ -73,10 +73,6 @@ class Mender(ABC):
     kinds: tuple[str, ...]  # of --damage
 
     @abstractmethod
-    def usable(self, recording: Recording) -> list[int]:
-        """Channels the model reads. Raises ReadError when there are none."""
-
-    @abstractmethod
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError where rows of --spans do not fit a recording."""
 
@@ -94,5 +90,5 @@ class Restored:
 
 
 def generator(seed: int, index: int) -> np.random.Generator:
-    """Random numbers for the index-th kind of --damage."""
+    """Random numbers, a function of two integers: of a seed and the index of a kind of --damage, of a channel and a sample."""
     return np.random.Generator(np.random.Philox(key=[seed, index]))

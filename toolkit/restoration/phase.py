@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy import fft as fourier
 from scipy import signal
 
+from readers.schema import BoolArray
 from toolkit.model.tokenizers.spectrogram import FLOOR, PREEMPHASIS
 from toolkit.restoration.spans import runs
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 SPREADS = 20  # multiplicative updates from mel energies to power spectra; more change the fit by less than 0.1 dB
 ITERATIONS = 48  # of Griffin-Lim
 MOMENTUM = 0.99  # Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", WASPAA 2013

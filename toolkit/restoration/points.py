@@ -19,7 +19,6 @@ from toolkit.corpus.batches import collate
 from toolkit.corpus.framing.points import XYZ, unit_sphere
 from toolkit.corpus.scaled import Scaled
 from toolkit.errors import UsageError
-from toolkit.model import tokenizers
 from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers import PointGroups
 from toolkit.model.tokenizers.base import UNSCALED
@@ -27,6 +26,7 @@ from toolkit.model.tokens import TokenSet
 from toolkit.recipe import PointData
 from toolkit.report.pictures import points_png
 from toolkit.restoration import rows as lost
+from toolkit.restoration.completion import opened
 from toolkit.restoration.mender import Mended, Mender, Request, generator
 from toolkit.restoration.placing import Choice, Predict, choose
 from toolkit.restoration.rows import Run
@@ -40,10 +40,8 @@ class GroupPredictor:
     """Predicts lost points with one model, with the preprocessing the model was trained on."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
-        self.model = loaded.model.to(device).eval()
-        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
-        assert isinstance(tokenizer, PointGroups) and isinstance(data, PointData)
-        self.tokenizer, self.data, self.device = tokenizer, data, device
+        self.model, self.tokenizer, self.data = opened(loaded, device, PointGroups, PointData)
+        self.device = device
 
     def predict(self, run: Run, channel: Channel, places: Float64) -> Float64:
         """Coordinates (h, 3) for the hidden rows that may have been at ``places``.
@@ -51,10 +49,11 @@ class GroupPredictor:
         The visible points are taken in turns, as many a turn as the model was trained on, and each turn fills every so
         manieth hidden row, so that the repair is as dense as the cloud.
         """
-        turns = -(-max(len(run.seen), len(places)) // self.data.points)
-        found, tree = np.empty_like(places), cKDTree(run.seen)
+        visible = run.seen
+        turns = -(-max(len(visible), len(places)) // self.data.points)
+        found, tree = np.empty_like(places), cKDTree(visible)
         for turn in range(min(turns, len(places))):
-            seen = run.seen[turn % len(run.seen) :: turns]
+            seen = visible[turn % len(visible) :: turns]
             mine = slice(turn, None, turns)
             made = self._predict(seen, channel, places[mine])
             clearance = tree.query(made)[0]
@@ -113,11 +112,6 @@ class PointMender(Mender):
 
     def __init__(self, predictor: GroupPredictor) -> None:
         self.predictor = predictor
-
-    def usable(self, recording: Recording) -> list[int]:
-        """x, y and z."""
-        _cloud(recording)
-        return list(XYZ)
 
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError for spans that are no rows."""

@@ -19,12 +19,11 @@ from readers.schema import FloatArray, Recording, SignalLike, SignalSample, Wind
 from toolkit.corpus import windows
 from toolkit.corpus.batches import collate
 from toolkit.corpus.scaled import Scaled
-from toolkit.model import tokenizers
 from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers import SignalPatches
-from toolkit.objective.masks import split
 from toolkit.recipe import SignalData
 from toolkit.restoration import limb
+from toolkit.restoration.completion import completed, opened
 from toolkit.restoration.spans import Span, seconds
 
 Float64 = NDArray[np.float64]
@@ -47,11 +46,9 @@ class Repairer:
     """Repairs recordings with one model, with the preprocessing the model was trained on."""
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
-        self.model = loaded.model.to(device).eval()
-        tokenizer, data = tokenizers.build(loaded.recipe), loaded.recipe.data
-        assert isinstance(tokenizer, SignalPatches) and isinstance(data, SignalData)
-        self.tokenizer, self.data, self.device = tokenizer, data, device
-        self.rate, self.samples = data.rate_hz, round(data.rate_hz * data.window_s)
+        self.model, self.tokenizer, self.data = opened(loaded, device, SignalPatches, SignalData)
+        self.device = device
+        self.rate, self.samples = self.data.rate_hz, round(self.data.rate_hz * self.data.window_s)
 
     def channels(self, recording: Recording) -> list[int]:
         """Channels of the kinds that the model was trained on. Raises ReadError when there are none."""
@@ -108,13 +105,7 @@ class Repairer:
         scaling.offset[unseen] = np.array([levels.get(c, 0.0) for c in channels])[unseen]
         scaled = Scaled.of(sample.values, sample.valid, sample.channels, scaling, window)
         tokens = self.tokenizer.tokenize(collate([scaled]))
-        seen = max(1, int(tokens.valid.sum()))
-        mask = split(torch.zeros(tokens.valid.shape), tokens.valid, seen)
-        patches = tokens.patches.clone()
-        if mask.hidden.shape[1]:
-            on = tokens.to(self.device)
-            predicted = self.model(on, mask.visible.to(self.device), mask.hidden.to(self.device)).float().cpu()
-            patches[0, mask.hidden[0]] = predicted[0]
+        patches = completed(self.model, tokens, self.device)
         restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
         return scaling.invert(restored)
 

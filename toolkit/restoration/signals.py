@@ -42,17 +42,13 @@ class SignalMender(Mender):
     def __init__(self, repairer: SpanRepairer) -> None:
         self.repairer = repairer
 
-    def usable(self, recording: Recording) -> list[int]:
-        """Channels of the kinds that the model was trained on."""
-        return self.repairer.channels(recording)
-
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError for a channel that the recording does not have, and for boxes."""
         spans.from_table(rows, _signal(recording), ())
 
     def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> SignalMended:
         """Repair spans that are asked for, made or found. Raises ReadError."""
-        signal, usable = _signal(recording), self.usable(recording)
+        signal, usable = _signal(recording), self.repairer.channels(recording)
         wanted = self._spans(signal, request, rows, usable)
         notes = [
             f"{recording.channels[c].name} is {recording.channels[c].kind}, which the model does not read; left as it is"
@@ -89,7 +85,6 @@ class SignalMended(Mended):
     """Repaired spans of one recording."""
 
     scale = "per window: visible mean of each channel and RMS of all visible channels of a kind"
-    baselines: Baselines = BASELINES
 
     def __init__(
         self,
@@ -105,6 +100,11 @@ class SignalMended(Mended):
         self.detected = [self._row(r.span) for r in repaired if r.span.why in ("invalid", "flat")]
         whole = request.channels or any(r.span.why == "channel" for r in repaired)
         self.task = request.task if request.task != "auto" else "channels" if whole else "inpaint"
+
+    @property
+    def baselines(self) -> Baselines:
+        """What the repair is compared with."""
+        return BASELINES
 
     def _row(self, span: Span) -> dict[str, Any]:
         start, stop = spans.seconds(self.recording, span)
@@ -137,8 +137,7 @@ class SignalMended(Mended):
         }
         for one in self.repaired:
             span, rate = one.span, spans.rate_of(truth, one.span)
-            sample = truth.read(span.start, span.stop, rate_hz=rate, channels=[span.channel])
-            known = np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
+            known = spans.stored_values(truth, span.channel, span.start, span.stop)
             whole = (span.start, span.stop) == (0, truth.stored(span.channel))
             level = float(np.nanmean(known)) if whole else one.level
             alone = bool(set(self.usable) - hidden[span])
@@ -168,30 +167,34 @@ def _signal(recording: Recording) -> SignalLike:
     return recording
 
 
-def _panel(
-    recording: SignalLike, truth: SignalLike | None, repaired: Sequence[Repaired], channel: int, low: float, high: float
-) -> Panel:
-    rate = recording.channels[channel].rate_hz or 1.0
-    first, last = round(low * rate), min(round(high * rate), recording.stored(channel))
-
-    def read(source: SignalLike) -> np.ndarray:
-        sample = source.read(first, last, rate_hz=rate, channels=[channel])
-        return np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
-
-    before, hidden = read(recording), np.zeros(last - first, dtype=bool)
-    after = before.copy()
+def spliced(
+    recording: SignalLike, repaired: Sequence[Repaired], channel: int, first: int, last: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Stored samples first..last of a channel before the repair, NaN where it repairs them, after it, and which those are."""
+    before = spans.stored_values(recording, channel, first, last)
+    after, hidden = before.copy(), np.zeros(last - first, dtype=bool)
     for one in repaired:
         a, b = max(one.span.start, first), min(one.span.stop, last)
         if one.span.channel == channel and b > a:
             after[a - first : b - first] = one.values[a - one.span.start : b - one.span.start]
             hidden[a - first : b - first] = True
+    return np.where(hidden, np.nan, before), after, hidden
+
+
+def _panel(
+    recording: SignalLike, truth: SignalLike | None, repaired: Sequence[Repaired], channel: int, low: float, high: float
+) -> Panel:
+    rate = recording.channels[channel].rate_hz or 1.0
+    first, last = round(low * rate), min(round(high * rate), recording.stored(channel))
+    before, after, hidden = spliced(recording, repaired, channel, first, last)
+    clean = truth.read(first, last, rate_hz=rate, channels=[channel]) if truth is not None else None
     unit = recording.channels[channel].unit
     return {
         "title": f"{recording.channels[channel].name} ({unit})",
         "time_s": np.arange(first, last) / rate,
-        "before": np.where(hidden, np.nan, before),
+        "before": before,
         "after": after,
-        "truth": read(truth) if truth is not None else None,
+        "truth": np.where(clean.valid[0], clean.values[0].astype(np.float64), np.nan) if clean is not None else None,
         "hidden": hidden,
     }
 

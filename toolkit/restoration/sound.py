@@ -13,9 +13,9 @@ from readers.schema import Recording, SignalLike
 from toolkit.report.pictures import SpectrogramPanel, spectrogram_png
 from toolkit.restoration import metrics, spans
 from toolkit.restoration.baselines import BASELINES
-from toolkit.restoration.mender import Request
+from toolkit.restoration.mender import Request, generator
 from toolkit.restoration.repair import Repaired
-from toolkit.restoration.signals import PICTURE_S, SignalMended, SignalMender, SpanRepairer
+from toolkit.restoration.signals import PICTURE_S, Baselines, SignalMended, SignalMender, SpanRepairer, spliced
 from toolkit.restoration.spans import Span
 
 Float64 = NDArray[np.float64]
@@ -53,16 +53,10 @@ class AudioMended(SignalMended):
 
     scale = "full scale is 1; levels are those of log-mel energies, the model's mixed with the surroundings' as each method says"
 
-    def __init__(
-        self,
-        recording: SignalLike,
-        repaired: Sequence[Repaired],
-        usable: Sequence[int],
-        request: Request,
-        notes: list[str],
-    ) -> None:
-        super().__init__(recording, repaired, usable, request, notes)
-        self.baselines = {**BASELINES, "noise of the surroundings": self._noise}
+    @property
+    def baselines(self) -> Baselines:
+        """Those of other signals, and the noise of the surroundings."""
+        return {**BASELINES, "noise of the surroundings": self._noise}
 
     def score(self, truth: Recording) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """As for other signals, with the log-spectral distance first; see ``log_spectral_distances``."""
@@ -87,20 +81,14 @@ class AudioMended(SignalMended):
         start, stop = spans.seconds(recording, chosen)
         low = max(0, round((start - PICTURE_S) * rate))
         high = min(recording.stored(chosen.channel), round((min(stop, start + 10.0) + PICTURE_S) * rate))
-        before = _read(recording, chosen.channel, low, high)
-        after, hidden = before.copy(), np.zeros(high - low, dtype=bool)
-        for one in self.repaired:
-            a, b = max(one.span.start, low), min(one.span.stop, high)
-            if one.span.channel == chosen.channel and b > a:
-                after[a - low : b - low] = one.values[a - one.span.start : b - one.span.start]
-                hidden[a - low : b - low] = True
+        before, after, hidden = spliced(recording, self.repaired, chosen.channel, low, high)
         panel: SpectrogramPanel = {
             "title": f"{recording.path.name}, {recording.channels[chosen.channel].name}",
             "rate_hz": rate,
             "start_s": low / rate,
-            "before": np.where(hidden, np.nan, before),
+            "before": before,
             "after": after,
-            "truth": _read(truth, chosen.channel, low, high) if isinstance(truth, SignalLike) else None,
+            "truth": spans.stored_values(truth, chosen.channel, low, high) if isinstance(truth, SignalLike) else None,
             "hidden": hidden,
         }
         spectrogram_png(path, [panel])
@@ -141,9 +129,7 @@ def surrounding_noise(recording: SignalLike, span: Span, hidden: Sequence[Span],
         low, high = max(0, a), min(recording.stored(span.channel), b)
         if high - low < size:
             continue
-        wave = _read(recording, span.channel, low, high)
-        for other in (h for h in hidden if h.start < high and h.stop > low):
-            wave[max(0, other.start - low) : max(0, other.stop - low)] = np.nan
+        wave = spans.visible_values(recording, hidden, span.channel, low, high)
         frames = np.lib.stride_tricks.sliding_window_view(wave, size)[:: size // 2]
         frames = frames[np.isfinite(frames).all(axis=1)] - level
         powers.append(np.abs(np.fft.rfft(frames * window)) ** 2)
@@ -151,7 +137,7 @@ def surrounding_noise(recording: SignalLike, span: Span, hidden: Sequence[Span],
     power = np.concatenate(powers) / (window**2).sum()
     if not len(power):
         return np.full(length, level)
-    rng = np.random.Generator(np.random.Philox(key=[span.channel, span.start]))
+    rng = generator(span.channel, span.start)
     white = np.fft.rfft(rng.standard_normal(length + size))
     density = np.exp(0.5 * (np.log(power + SILENCE).mean(axis=0) + np.euler_gamma))
     hz = np.linspace(0, rate / 2, len(white))
@@ -163,7 +149,7 @@ def surrounding_noise(recording: SignalLike, span: Span, hidden: Sequence[Span],
 def _with_context(truth: SignalLike, span: Span) -> tuple[Float64, int]:
     """The truth from a frame before a span to a frame after it, and where the span starts in it."""
     low = max(0, span.start - SIZE)
-    return _read(truth, span.channel, low, min(truth.stored(span.channel), span.stop + SIZE)), span.start - low
+    return spans.stored_values(truth, span.channel, low, min(truth.stored(span.channel), span.stop + SIZE)), span.start - low
 
 
 def _table(pieces: Sequence[metrics.Piece], around: Sequence[tuple[Float64, int]]) -> dict[str, Any]:
@@ -189,9 +175,3 @@ def _distances(piece: metrics.Piece, context: Float64, start: int) -> Float64:
 def _mean(found: Sequence[Float64]) -> float:
     every = np.concatenate([np.zeros(0), *found])
     return float(every.mean()) if len(every) else float("nan")
-
-
-def _read(recording: SignalLike, channel: int, start: int, stop: int) -> Float64:
-    """Stored samples of a channel, NaN where they are not valid."""
-    sample = recording.read(start, stop, rate_hz=recording.channels[channel].rate_hz, channels=[channel])
-    return np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from readers.schema import SignalLike
+from readers.schema import Recording, SignalLike
 from toolkit.errors import UsageError, did_you_mean
 
 FLAT_S = 1.0  # a stored value that does not move for this long is a lead that is off
@@ -39,16 +39,33 @@ def seconds(recording: SignalLike, span: Span) -> tuple[float, float]:
     return span.start / rate, span.stop / rate
 
 
+def stored_values(recording: SignalLike, channel: int, start: int, stop: int) -> NDArray[np.float64]:
+    """Stored samples start..stop of a channel (T,), NaN where they are not valid."""
+    sample = recording.read(start, stop, rate_hz=recording.channels[channel].rate_hz or 1.0, channels=[channel])
+    return np.where(sample.valid[0], sample.values[0].astype(np.float64), np.nan)
+
+
+def visible_values(recording: SignalLike, hidden: Iterable[Span], channel: int, start: int, stop: int) -> NDArray[np.float64]:
+    """Stored samples start..stop of a channel (T,), NaN where they are hidden by a span or not valid."""
+    values = stored_values(recording, channel, start, stop)
+    for span in hidden:
+        if span.channel == channel:
+            values[max(0, span.start - start) : max(0, span.stop - start)] = np.nan
+    return values
+
+
 def whole_channels(recording: SignalLike, names: Sequence[str]) -> list[Span]:
     """The whole of each named channel (as in the file, or canonical). Raises UsageError for an unknown name."""
-    spans = []
-    for name in names:
-        found = [i for i, c in enumerate(recording.channels) if name in (c.name, c.canonical)]
-        if not found:
-            known = [c.name for c in recording.channels]
-            raise UsageError(f"'{recording.path.name}' has no channel '{name}'. {did_you_mean(name, known)}")
-        spans += [Span(i, 0, recording.stored(i), "asked") for i in found]
-    return spans
+    return [Span(i, 0, recording.stored(i), "asked") for name in names for i in named(recording, name)]
+
+
+def named(recording: Recording, name: str) -> list[int]:
+    """Channels of that name, as in the file or canonical. Raises UsageError."""
+    found = [i for i, c in enumerate(recording.channels) if name in (c.name, c.canonical)]
+    if not found:
+        known = [c.name for c in recording.channels]
+        raise UsageError(f"'{recording.path.name}' has no channel '{name}'. {did_you_mean(name, known)}")
+    return found
 
 
 def from_table(table: pd.DataFrame, recording: SignalLike, channels: Sequence[int]) -> list[Span]:
@@ -57,7 +74,7 @@ def from_table(table: pd.DataFrame, recording: SignalLike, channels: Sequence[in
     spans = []
     for row in table.to_dict("records"):
         name = str(row.get("channel") or "")
-        hit = channels if not name else [s.channel for s in whole_channels(recording, [name])]
+        hit = named(recording, name) if name else channels
         spans += [clip(recording, i, float(row["start"]), float(row["stop"]), "asked") for i in hit]
     return [s for s in spans if s.stop > s.start]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from readers.schema import BoolArray
 from toolkit.restoration import boxes, voxels
-from toolkit.restoration.boxes import TRIES, Damaged, Hole, brought, within
+from toolkit.restoration.boxes import TRIES, Damaged, Hole, brought
 from toolkit.restoration.cubes import CubePredictor
 from toolkit.restoration.mender import generator
 
@@ -29,8 +29,7 @@ def weights(
     Boxes like the damaged ones are hidden in visible places of the head, repaired, and the weight that would have served
     them best (least squares) is taken; 1 where there is no such place, or nothing of a contrast is visible.
     """
-    framing = predictor.framing()
-    head = within(seen, framing.head(seen), framing.spacing)
+    head = predictor.head(seen)
     controls = [
         control
         for c in sorted(masks)
@@ -40,7 +39,7 @@ def weights(
     found = dict.fromkeys(masks, 1.0)
     if not controls:
         return found
-    hidden = Damaged(seen, [*controls])
+    hidden = Damaged(seen, controls)
     fields = predictor.predict(hidden, channels, [*holes, *controls])
     wanted, square = dict.fromkeys(masks, 0.0), dict.fromkeys(masks, 0.0)
     for c in sorted({control.channel for control in controls}):

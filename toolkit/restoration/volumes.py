@@ -31,17 +31,14 @@ class VolumeMender(Mender):
     def __init__(self, predictor: CubePredictor) -> None:
         self.predictor = predictor
 
-    def usable(self, recording: Recording) -> list[int]:
-        """Contrasts of the kinds that the model was trained on. Raises ReadError."""
-        return self.predictor.channels(_volume(recording))
-
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError for a contrast that the recording does not have, and for spans that are no boxes."""
         boxes.from_table(rows, _volume(recording), ())
 
     def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> VolumeMended:
         """Repair boxes that are asked for, made or found. Raises ReadError."""
-        volume, usable = _volume(recording), self.usable(recording)
+        volume = _volume(recording)
+        usable = self.predictor.channels(volume)
         wanted, notes = self._holes(volume, request, rows, usable)
         left = sorted({h.channel for h in wanted} - set(usable))
         unread = [volume.channels[c] for c in left]
@@ -49,10 +46,10 @@ class VolumeMender(Mender):
         holes = sorted({h for h in wanted if h.channel in usable})
         seen = Damaged(volume, holes)
         masks = boxes.union(seen, holes)
-        if sum(int(mask.sum()) for mask in masks.values()) >= boxes.voxels(volume, usable):
+        if sum(int(mask.sum()) for mask in masks.values()) >= sum(volume.stored(c) for c in usable):
             raise ReadError(f"nothing of '{recording.path.name}' is visible to repair from")
         fields = self.predictor.predict(seen, usable, holes) if holes else {}
-        levels = voxels.levels(seen, self.predictor.framing(), usable)
+        levels = voxels.levels(seen, self.predictor.framing(seen), usable)
         for channel, field in fields.items():
             if levels[channel] is None and not np.isfinite(field.values).any():
                 raise ReadError(
@@ -81,9 +78,7 @@ class VolumeMender(Mender):
         if rows is not None:
             found += boxes.from_table(rows, recording, usable)
         if request.damage:
-            framing = self.predictor.framing()
-            head = boxes.within(recording, framing.head(recording), framing.spacing)
-            found += boxes.make(recording, usable, head, request.damage, request.seed)
+            found += boxes.make(recording, usable, self.predictor.head(recording), request.damage, request.seed)
         return found, []
 
 
@@ -131,8 +126,7 @@ class VolumeMended(Mended):
     def score(self, truth: Recording) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """NMSE, PSNR and mean absolute error over the repaired voxels; see ``voxels.scores``."""
         clean = Damaged(_volume(truth), [])
-        framing = self.predictor.framing()
-        head = boxes.within(clean, framing.head(clean), framing.spacing)
+        head = self.predictor.head(clean)
         pieces = [voxels.piece(clean, part, self.levels[part.channel], head) for part in self.parts]
         names = {part.channel: self.seen.channels[part.channel].name for part in self.parts}
         found = {

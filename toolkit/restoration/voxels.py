@@ -14,7 +14,7 @@ from readers.schema import BoolArray, Box
 from readers.volume_grid import Size
 from readers.volumes import patch_of
 from toolkit.corpus.framing.volumes import VolumeFraming
-from toolkit.restoration.boxes import Damaged, Hole, brought
+from toolkit.restoration.boxes import Damaged, Hole, as_size, brought
 from toolkit.restoration.cubes import EDGE, Field
 from toolkit.restoration.laplace import harmonic
 
@@ -88,8 +88,8 @@ def join(seen: Damaged, channel: int, mask: BoolArray, field: Field, level: Leve
     numbers, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     for number, at in enumerate(ndimage.find_objects(numbers), 1):
         low, high = (
-            _size(max(s.start - EDGE, 0) for s in at),
-            _size(min(s.stop + EDGE, n) for s, n in zip(at, shape, strict=True)),
+            as_size(max(s.start - EDGE, 0) for s in at),
+            as_size(min(s.stop + EDGE, n) for s, n in zip(at, shape, strict=True)),
         )
         hole = numbers[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] == number
         predicted = field.at(affine, low, high)
@@ -215,8 +215,3 @@ def _score(pieces: Sequence[Piece]) -> dict[str, Any]:
             "mae": float(np.divide(size, count)),
             "voxels": count,
         }
-
-
-def _size(values: Iterator[int]) -> Size:
-    x, y, z = (int(v) for v in values)
-    return x, y, z
