@@ -41,27 +41,16 @@ from fuzz_damage import write_damaged  # noqa: E402
 
 import readers  # noqa: E402
 from readers.schema import Box, Patch, PointsLike, ReadError, Recording, Sample, SignalLike, VolumeLike  # noqa: E402
-from tests import audio_files, ecg, eeg_files, eeg_mne_files, mri_files, points_files, wfdb_files  # noqa: E402
+from tests import audio_files, eeg_files, eeg_mne_files, mri_files, points_files, wfdb_files  # noqa: E402
 
 GIB = 1 << 30
 CPU_S, WALL_S = 10.0, 300.0
 HANGS = 20  # after so many a format is given up
 
 
-def wfdb_record(folder: Path, fmt: str) -> Path:
-    """Two leads with annotations in one of the formats that the wfdb library writes."""
-    import wfdb
-
-    signals = np.rint(ecg.signals(("II", "V5"), 4) * 50).astype(np.int64)
-    lines = {"fs": 100, "units": ["mV"] * 2, "sig_name": ["II", "V5"], "adc_gain": [50.0] * 2, "baseline": [0] * 2}
-    wfdb.wrsamp("rec", d_signal=signals, fmt=[fmt] * 2, comments=["subject: p"], write_dir=str(folder), **lines)
-    wfdb.wrann("rec", "atr", np.array([50, 130, 290]), symbol=["N", "V", "N"], fs=100, write_dir=str(folder))
-    return folder / "rec.hea"
-
-
 WFDB_KINDS = ("16", "24", "32", "80", "212", "516")
 FORMATS: dict[str, Callable[[Path], Path]] = {
-    **{f"wfdb-{fmt}": partial(wfdb_record, fmt=fmt) for fmt in WFDB_KINDS},
+    **{f"wfdb-{fmt}": partial(wfdb_files.packed, fmt=fmt) for fmt in WFDB_KINDS},
     **{f"wfdb-{name}": make for name, make in wfdb_files.FORMATS.items()},
     **eeg_files.FORMATS,
     **audio_files.FORMATS,

@@ -130,8 +130,7 @@ def fif(
     data = np.vstack([numbers(n_samples=n_samples), np.zeros(n_samples)]) * scale
     raw = mne.io.RawArray(data, info, first_samp=50, verbose="error")
     raw.set_meas_date(datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC))
-    start = 0.5 if raw.info["meas_date"] else 0.0
-    marks = mne.Annotations([start + 0.2, start + 1], [0.5, 0], ["BAD_jump" if skip else "blink", "tone"], ch_names=[[], ["Cz"]],
+    marks = mne.Annotations([0.7, 1.5], [0.5, 0], ["BAD_jump" if skip else "blink", "tone"], ch_names=[[], ["Cz"]],
                             orig_time=raw.info["meas_date"])  # fmt: skip
     raw.set_annotations(marks, verbose="error")
     path = folder / f"{name}.fif"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests import audio_files, ecg, eeg_files, eeg_mne_files, mri_files, points_files, wfdb_files
+from tests import audio_files, eeg_files, eeg_mne_files, mri_files, points_files, wfdb_files
 from tests.points_files import cloud, coordinates
 
 Float64 = NDArray[np.float64]
@@ -176,14 +176,8 @@ def by_numpy(path: Path) -> Truth:
     return Truth(list(array.T.astype(np.float64)), {"names": ["x", "y", "z"], "type": array.dtype.str, "others": others})
 
 
-def _wfdb(folder: Path, fmt: str) -> Path:
-    import wfdb
-
-    signals = np.rint(ecg.signals(("II", "V5"), 4) * 50).astype(np.int64)
-    lines = {"fs": 100, "units": ["mV"] * 2, "sig_name": ["II", "V5"], "adc_gain": [50.0] * 2, "baseline": [3, 0]}
-    wfdb.wrsamp("rec", d_signal=signals, fmt=[fmt] * 2, comments=["subject: p"], write_dir=str(folder), **lines)
-    wfdb.wrann("rec", "atr", np.array([50, 130, 290]), symbol=["N", "V", "N"], fs=100, write_dir=str(folder))
-    return folder / "rec.hea"
+def _wfdb(fmt: str) -> Callable[[Path], Path]:
+    return partial(wfdb_files.packed, fmt=fmt, baseline=(3, 0))
 
 
 def _mesh(folder: Path, kind: str) -> Path:
@@ -244,8 +238,8 @@ ROWS: tuple[Row, ...] = (
     Row("GDF 1", "mne", _made(eeg_mne_files, "gdf1"), by_mne, **_FLOATS),
     Row("GDF 2", "mne", _made(eeg_mne_files, "gdf2"), by_mne, **_FLOATS),
     Row("CNT", "mne", _made(eeg_mne_files, "cnt"), by_mne, **_FLOATS),
-    *(Row(f"WFDB, format {fmt}", "wfdb", partial(_wfdb, fmt=fmt), by_wfdb) for fmt in ("16", "24", "32", "80", "212")),
-    Row("WFDB, FLAC (516)", "wfdb", partial(_wfdb, fmt="516"), by_wfdb, refused=True, note="read only"),
+    *(Row(f"WFDB, format {fmt}", "wfdb", _wfdb(fmt), by_wfdb) for fmt in ("16", "24", "32", "80", "212")),
+    Row("WFDB, FLAC (516)", "wfdb", _wfdb("516"), by_wfdb, refused=True, note="read only"),
     Row("WFDB, MATLAB `.mat`", "wfdb", wfdb_files.FORMATS["matlab"], by_wfdb),
     _NII,
     replace(_NII, title="NIfTI-1 `.nii.gz`", make=_made(mri_files, "nifti1-float-compressed")),

@@ -15,6 +15,17 @@ from tests.ecg import TWELVE, record, signals
 MATLAB_FORMATS = {"int16": "16", "int32": "32", "uint8": "80", "uint16": "160"}
 
 
+def packed(folder: Path, fmt: str, baseline: Sequence[int] = (0, 0)) -> Path:
+    """Two leads with annotations in one of the formats that the wfdb library writes."""
+    stored = np.rint(signals(("II", "V5"), 4) * 50).astype(np.int64)
+    wfdb.wrsamp(
+        "rec", 100, ["mV"] * 2, ["II", "V5"], d_signal=stored, fmt=[fmt] * 2, adc_gain=[50.0] * 2, baseline=list(baseline),
+        comments=["subject: p"], write_dir=str(folder),
+    )  # fmt: skip
+    wfdb.wrann("rec", "atr", np.array([50, 130, 290]), symbol=["N", "V", "N"], fs=100, write_dir=str(folder))
+    return folder / "rec.hea"
+
+
 def matlab(
     folder: Path,
     name: str = "A0001",

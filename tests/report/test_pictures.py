@@ -8,7 +8,7 @@ from matplotlib.image import imread
 from readers.schema import Box
 from toolkit.errors import ToolkitError
 from toolkit.report import pictures
-from toolkit.report.figures import BLUE, GREEN, ORANGE
+from toolkit.report.figures import BLUE, GREEN, ORANGE, blank
 
 
 def _share(path: Path, colour: str, tolerance: float = 0.12) -> float:
@@ -81,7 +81,7 @@ def test_slices_lie_in_mm_where_the_affine_puts_them() -> None:
     panel = _volume(change=1)
     panel["affine"] = np.diag([2.0, 2.0, 3.0, 1.0])
     panel["affine"][:3, 3] = (-31, -20, 7)
-    figure = pictures._figure(4, 4)
+    figure = blank(4, 4)
     axes = figure.subplots()
     image = pictures._draw_slice(axes, panel["after"], panel, (0, 2), {"cmap": "gray"})
     assert image.get_extent() == [-32, 28, 5.5, 59.5]  # centres of voxels at -31 + 2 i and 7 + 3 k
@@ -102,7 +102,7 @@ def test_clouds_have_equal_scales_and_the_colours_of_their_parts(tmp_path: Path)
     unknown = pictures.points_png(tmp_path / "b.png", [_cloud(truth=False)])
     assert _share(known, BLUE) > 0.002 and _share(known, GREEN) > 0.002
     assert _share(unknown, BLUE) > 0.002 and _share(unknown, GREEN) < 1e-4
-    axes = pictures._figure(4, 4).add_subplot(projection="3d")
+    axes = blank(4, 4).add_subplot(projection="3d")
     pictures._frame(axes, np.array([0.0, 0, 0]), np.array([4.0, 2, 1]), "m", pictures.VIEW_DEG)
     assert axes._box_aspect / axes._box_aspect[2] == pytest.approx([4, 2, 1])
     assert axes.get_zlabel() == "z (m)" and axes.get_xlim() == (0, 4)

@@ -8,7 +8,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
@@ -16,6 +16,8 @@ import typer
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from toolkit.corpus.inputs import Failure, Inputs
     from toolkit.corpus.notes import Notes
 
@@ -111,6 +113,20 @@ def _fail(message: str, code: int) -> int:
     width = min(os.get_terminal_size(2).columns or 80, 120) if sys.stderr.isatty() else 10_000  # a terminal may say 0
     say(textwrap.fill(f"Error: {message}", width, break_long_words=False, break_on_hyphens=False))
     return code
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Name what failed, and why, in a CSV beside an output; without failures none is left from an earlier run."""
+    import csv
+    import io
+
+    from toolkit import files
+
+    path.unlink(missing_ok=True)
+    if failures:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((f.path, f.reason) for f in failures)])
+        files.write_text(path, text.getvalue())
 
 
 def say_inputs(gathered: Inputs, failures: list[Failure], notes: Notes, *, quiet: bool, verbose: bool) -> None:

@@ -26,7 +26,7 @@ PACKAGES = (
 
 @reports
 def doctor(json_: Json = False, debug: Debug = False) -> int:
-    """Say whether this machine is ready: packages, device, cores, memory, recipes.
+    """Say whether this machine is ready: packages, device, cores, recipes.
 
     Keys of --json: ok checks[{name ok detail}]. Exit 1 when a check fails.
     """

@@ -25,6 +25,7 @@ from toolkit.cli.console import (
     say,
     say_inputs,
     warn,
+    write_failures,
 )
 
 if TYPE_CHECKING:
@@ -263,11 +264,9 @@ def _finish(
     json_: bool,
     quiet: bool,
 ) -> None:
-    import csv
-    import io
     import json
 
-    from toolkit import files, machine
+    from toolkit import machine
     from toolkit.record import manifest_hash
 
     facts = {
@@ -280,11 +279,7 @@ def _finish(
         "rank": outcome.rank,
     }
     if out != "-":
-        Path(f"{out}.failures.csv").unlink(missing_ok=True)
-        if outcome.failures:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *((f.path, f.reason) for f in outcome.failures)])
-            files.write_text(Path(f"{out}.failures.csv"), text.getvalue())
+        write_failures(Path(f"{out}.failures.csv"), outcome.failures)
         record.add_model(loaded)
         record.add(plan=plan, inputs=len(items), input_hash=manifest_hash(i.path for i in items), **facts)
         record.write(Path(f"{out}.run.json"), exit_code=code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from toolkit.cli.console import (
     reports,
     say,
     say_inputs,
+    write_failures,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def prepare(
         "kept": outcome.kept,
     }
     code = 3 if outcome.failures else 0
-    _write(out, facts)
+    write_failures(out / "failures.csv", outcome.failures)
     record.add(recipe=resolved.model_dump(mode="json"), recipe_hash=recipes.fingerprint(resolved), **facts)
     record.write(out / "run.json", exit_code=code)
     if json_:
@@ -100,20 +101,6 @@ def prepare(
     else:
         put(str(out))
     return code
-
-
-def _write(out: Path, facts: dict[str, Any]) -> None:
-    import csv
-    import io
-
-    from toolkit import files
-
-    (out / "failures.csv").unlink(missing_ok=True)
-    if facts["failures"]:
-        text = io.StringIO()
-        rows = [(failure["path"], failure["reason"]) for failure in facts["failures"]]
-        csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *rows])
-        files.write_text(out / "failures.csv", text.getvalue())
 
 
 def _sentence(outcome: Outcome) -> str:

@@ -89,8 +89,8 @@ def probe(
 
     No group (subject) is ever on both sides of a fold, and what the head tunes is chosen inside the training part. Beside
     the embeddings: the majority class, hand-crafted features, and the same encoder with random weights. Keys of --json:
-    task target windows groups classes split{kind column folds} main_metric results[{name head metric value low high}]
-    kappa differences confusion warnings.
+    task target windows groups classes class_counts split{kind column folds group} main_metric
+    results[{name head metric value low high}] kappa differences confusion warnings.
     """
     from toolkit import files
     from toolkit.corpus.notes import Notes

@@ -80,8 +80,8 @@ def restore(
 
     Without --channels, --spans or --damage it repairs what the file marks invalid (NaN, gaps) and flat lines of a
     second or longer. Only repaired samples, voxels or points change; MP3 and OGG are written as FLAC, GDF and CNT as
-    BrainVision. Beside each file: NAME.restored.json (what changed, how, the
-    model) and NAME.restored.png. Keys of --json: path out task changed_fraction detected metrics baselines.
+    BrainVision. Beside each file: NAME.restored.json (what changed, how, the model) and NAME.restored.png. Keys of
+    --json: path out task changed_fraction detected repaired clipped main_metric metrics baselines picture.
     """
     from readers.schema import ReadError
     from toolkit import machine

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from scipy import signal
 from scipy.interpolate import PchipInterpolator
 
+from toolkit.demo.heart import band_noise
+
 FloatArray = NDArray[np.float64]
 
 RATE_HZ = 44100
+CRITICAL_M = 30.0  # where direct and scattered sound are equally strong
+LOWEST_HZ = 20.0  # of noise
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,15 @@ class Syllable:
         return np.asarray(PchipInterpolator(knots, self.contour)(np.clip(times, 0, self.seconds)))
 
 
-def sing(syllable: Syllable, pitch: float = 1.0, rate_hz: int = RATE_HZ) -> FloatArray:
+def sing(syllable: Syllable, pitch: float = 1.0) -> FloatArray:
     """Waveform (T,) of a syllable at 1 m, all frequencies times ``pitch``; harmonics above 0.45 of the rate are left out.
 
     The phase is the integral of the contour, so the instantaneous frequency is the contour itself.
     """
-    times = np.arange(round(syllable.seconds * rate_hz)) / rate_hz
+    times = np.arange(round(syllable.seconds * RATE_HZ)) / RATE_HZ
     frequency = pitch * syllable.frequency(times)
-    phase = 2 * np.pi * np.cumsum(frequency) / rate_hz
-    audible = [np.where(k * frequency < 0.45 * rate_hz, a, 0.0) for k, a in enumerate(syllable.harmonics, 1)]
+    phase = 2 * np.pi * np.cumsum(frequency) / RATE_HZ
+    audible = [np.where(k * frequency < 0.45 * RATE_HZ, a, 0.0) for k, a in enumerate(syllable.harmonics, 1)]
     wave = sum((a * np.sin(k * phase) for k, a in enumerate(audible, 1)), np.zeros(len(times)))
     edge = min(0.012, syllable.seconds / 3)
     envelope = np.minimum(1, np.minimum(times, times[-1] - times) / edge) * np.exp(-0.8 * times / syllable.seconds)
@@ -67,35 +71,29 @@ def air_absorption(frequency: FloatArray, celsius: float = 15.0, humidity: float
     return np.asarray(8.686 * square * (classical + warm**-2.5 * (by_oxygen + by_nitrogen)))
 
 
-def travel(wave: FloatArray, metres: float, celsius: float = 15.0, humidity: float = 60.0, rate_hz: int = RATE_HZ) -> FloatArray:
+def travel(wave: FloatArray, metres: float) -> FloatArray:
     """A wave (T,) from 1 m as it is at ``metres``: spherical spreading and absorption by air; the delay is left out."""
-    frequency = np.asarray(np.fft.rfftfreq(len(wave), 1 / rate_hz), np.float64)
-    loss = 10 ** (-air_absorption(frequency, celsius, humidity) * (metres - 1) / 20) / metres
+    frequency = np.asarray(np.fft.rfftfreq(len(wave), 1 / RATE_HZ), np.float64)
+    loss = 10 ** (-air_absorption(frequency) * (metres - 1) / 20) / metres
     return np.asarray(np.fft.irfft(np.fft.rfft(wave) * loss, len(wave)))
 
 
-def echoes(decay_s: float, rng: np.random.Generator, rate_hz: int = RATE_HZ) -> FloatArray:
+def echoes(decay_s: float, rng: np.random.Generator) -> FloatArray:
     """Impulse response (T,) of trunks and leaves: Gaussian noise of energy 1 that falls by 60 dB in ``decay_s``."""
-    times = np.arange(round(decay_s * rate_hz)) / rate_hz
+    times = np.arange(round(decay_s * RATE_HZ)) / RATE_HZ
     tail = rng.normal(size=len(times)) * 10 ** (-3 * times / decay_s)
     return np.asarray(tail / np.linalg.norm(tail))
 
 
-def reverberant(
-    wave: FloatArray, metres: float, decay_s: float, rng: np.random.Generator, critical_m: float = 30.0
-) -> FloatArray:
-    """A wave with its echoes, of the same length: direct and scattered energy are equal at ``critical_m``."""
+def reverberant(wave: FloatArray, metres: float, decay_s: float, rng: np.random.Generator) -> FloatArray:
+    """A wave with its echoes, of the same length: direct and scattered energy are equal at ``CRITICAL_M``."""
     tail = echoes(decay_s, rng)
-    return np.asarray(wave + (metres / critical_m) * signal.fftconvolve(wave, tail)[: len(wave)])
+    return np.asarray(wave + (metres / CRITICAL_M) * signal.fftconvolve(wave, tail)[: len(wave)])
 
 
-def coloured_noise(samples: int, exponent: float, rng: np.random.Generator, lowest_hz: float = 20.0) -> FloatArray:
-    """Gaussian noise (T,) of variance 1 whose power falls as f to the -exponent above ``lowest_hz``, silent below."""
-    frequency = np.fft.rfftfreq(samples, 1 / RATE_HZ)
-    spectrum = rng.normal(size=len(frequency)) + 1j * rng.normal(size=len(frequency))
-    spectrum *= np.where(frequency >= lowest_hz, np.maximum(frequency, lowest_hz) ** (-exponent / 2), 0.0)
-    noise = np.fft.irfft(spectrum, samples)
-    return np.asarray(noise / noise.std())
+def coloured_noise(samples: int, exponent: float, rng: np.random.Generator) -> FloatArray:
+    """Gaussian noise (T,) of variance 1 whose power falls as f to the -exponent above ``LOWEST_HZ``, silent below."""
+    return band_noise(np.arange(samples) / RATE_HZ, LOWEST_HZ, np.inf, rng, slope=exponent / 2)
 
 
 def slow(samples: int, highest_hz: float, rng: np.random.Generator) -> FloatArray:

@@ -47,9 +47,13 @@ class Thing:
     yaw: float
     reflectivity: float
 
-    def to_own(self, vectors: FloatArray, origin: FloatArray) -> FloatArray:
-        """Vectors (..., 3) from ``origin`` in the solid's own frame."""
-        return np.asarray((vectors - origin) @ self.turn())
+    def foot(self) -> FloatArray:
+        """Where (3,) the solid's own origin stands on the ground."""
+        return np.array([*self.place, 0.0])
+
+    def to_own(self, points: FloatArray) -> FloatArray:
+        """Points (..., 3) in the solid's own frame."""
+        return np.asarray((points - self.foot()) @ self.turn())
 
     def turn(self) -> FloatArray:
         """Rotation (3, 3) from the solid's own frame."""
@@ -85,15 +89,15 @@ def cast(origin: FloatArray, directions: FloatArray, things: Sequence[Thing]) ->
     cosine, owner = np.clip(down, 0, 1), np.full(len(directions), -1)
     for index, thing in enumerate(things):
         low, high = thing.solid.bounds()
-        place = np.array([*thing.place, 0.0])
-        middle, reach = place + thing.turn() @ ((low + high) / 2), np.linalg.norm(high - low) / 2
+        middle, reach = thing.foot() + thing.turn() @ ((low + high) / 2), np.linalg.norm(high - low) / 2
         ahead = directions @ (middle - origin)
         close = np.flatnonzero(np.sum((middle - origin) ** 2) - ahead**2 < reach**2)  # rays through the sphere around it
-        found, normals = thing.solid.meet(thing.to_own(origin, place), directions[close] @ thing.turn())
+        own = directions[close] @ thing.turn()
+        found, normals = thing.solid.meet(thing.to_own(origin), own)
         nearer = found < distance[close]
         rays = close[nearer]
         distance[rays], owner[rays] = found[nearer], index
-        cosine[rays] = np.abs(((directions[close] @ thing.turn()) * normals).sum(axis=1))[nearer]
+        cosine[rays] = np.abs((own * normals).sum(axis=1))[nearer]
     return distance, cosine, owner
 
 
@@ -122,7 +126,7 @@ def scan(scanner: Scanner, things: Sequence[Thing], rng: np.random.Generator) ->
 def crop(returns: Returns, thing: Thing) -> np.ndarray:
     """Rows (K,) of a scan within the upright box around a thing, without the ground, as a person would cut it out."""
     low, high = thing.solid.bounds()
-    own = thing.to_own(returns.points, np.array([*thing.place, 0.0]))
+    own = thing.to_own(returns.points)
     inside = ((own > low - CROP_M) & (own < high + CROP_M)).all(axis=1)
     return np.flatnonzero(inside & (own[:, 2] > CROP_M))
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct, next_fast_len, rfft
 
 from readers.schema import SignalSample, effective
+from toolkit.probing.waves import MIN_VALID
 
 Array = NDArray[np.float64]
 
@@ -22,7 +23,6 @@ SPECTRUM_RANGE_DB = 100.0  # so that digital silence is not an outlier
 FLOOR = 1e-12  # of full scale, as power
 CONTRAST_EDGES_HZ = (150.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0, 16000.0)
 ONSET_DB, ONSET_FRAMES = 6.0, 6  # an onset stands this much above the quietest of this many frames before it
-MIN_VALID = 0.5
 
 SHAPES = ("centroid_log", "bandwidth_log", "rolloff_85_log", "flatness_log", "level_log", "rise")
 OVER_TIME = ("mean", "std", "p10", "p90")

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from readers.schema import Channel, SignalSample, effective
+from toolkit.probing.waves import filled, usable
 
 Array = NDArray[np.float64]
 
 BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 45)}
 SPECTRUM_HZ = (1.0, 45.0)
 SEGMENT_S = 2.0
-MIN_VALID = 0.5
 MIN_SAMPLES = 8
 MIN_REFERENCED = 8  # an average over fewer channels would take away what they share
 POWER_FLOOR = 1e-4  # of µV² per band: below any amplifier's noise; where the rate leaves a band empty
@@ -83,15 +83,12 @@ def _usable(sample: SignalSample) -> list[int]:
         return []
     kinds = {channel.kind for channel in sample.channels}
     asked = effective(sample.channels, ["eeg"] if "eeg" in kinds else sorted(kinds))
-    return [i for i in asked if sample.valid[i].mean() >= MIN_VALID and np.ptp(sample.values[i][sample.valid[i]]) > 0]
+    return [i for i in asked if usable(sample.values[i], sample.valid[i])]
 
 
 def _microvolts(wave: NDArray, valid: NDArray, channel: Channel) -> Array:
-    """One channel with its median at 0, straight lines where it is not valid, in µV where the unit is known."""
-    there = np.flatnonzero(valid)
-    filled = np.interp(np.arange(len(wave)), there, wave[there].astype(np.float64))
-    scale = 1e6 * channel.si_factor if channel.si_factor else 1.0
-    return (filled - np.median(filled)) * scale
+    """One channel without holes, in µV where the unit is known."""
+    return filled(wave, valid) * (1e6 * channel.si_factor if channel.si_factor else 1.0)
 
 
 def _spectral(waves: Array, rate_hz: float) -> Array:

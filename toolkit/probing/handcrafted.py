@@ -17,6 +17,7 @@ from toolkit.probing.features_audio import audio_features
 from toolkit.probing.features_eeg import eeg_features
 from toolkit.probing.features_mri import mri_features
 from toolkit.probing.features_points import points_features
+from toolkit.probing.waves import filled, usable
 
 Array = NDArray[np.float64]
 Described = tuple[NDArray[np.float32], tuple[str, ...]]
@@ -27,7 +28,6 @@ RATE_BAND_HZ = (0.7, 4.0)  # 42 to 240 beats a minute
 PULSE_WORDS = ("PLETH", "PPG", "BVP", "ABP", "ART")
 OTHER_WORDS = ("RESP", "ACC")  # channels of cardiac files that hold no beats
 CHANNELS = 2
-MIN_VALID = 0.5
 
 WAVE_NAMES = (
     "std",
@@ -75,12 +75,12 @@ def cardiac_features(
     rows = []
     for channel in _usable(values, valid, names):
         pulse = any(word in names[channel].upper() for word in PULSE_WORDS)
-        wave = _filled(values[channel], valid[channel])
+        wave = filled(values[channel], valid[channel])
         row = [_wave_features(wave, rate_hz)]
         if context is None:
             row.append(beat_features(find_beats(wave, rate_hz, pulse)))
         else:
-            stretch = _filled(context.values[channel], context.valid[channel])
+            stretch = filled(context.values[channel], context.valid[channel])
             beats = find_beats(stretch, rate_hz, pulse)
             row += [beat_features(beats), context_features(beats, (context.start + context.stop) / 2)]
         rows.append(np.concatenate(row))
@@ -138,21 +138,10 @@ FEATURES: dict[str, Describe] = {
 
 def _usable(values: NDArray, valid: NDArray, names: Sequence[str]) -> list[int]:
     def good(channel: int) -> bool:
-        there = valid[channel]
         other = any(word in names[channel].upper() for word in OTHER_WORDS)
-        return not other and there.mean() >= MIN_VALID and np.ptp(values[channel][there]) > 0
+        return not other and usable(values[channel], valid[channel])
 
     return [channel for channel in range(len(values)) if good(channel)][:CHANNELS]
-
-
-def _filled(wave: NDArray, valid: NDArray) -> Array:
-    """One channel in float64, straight lines where it is not valid, its median at 0."""
-    wave = np.asarray(wave, dtype=np.float64)
-    there = np.flatnonzero(valid)
-    if len(there) == 0:
-        return np.zeros_like(wave)
-    wave = np.interp(np.arange(len(wave)), there, wave[there])
-    return wave - np.median(wave)
 
 
 def _wave_features(wave: Array, rate_hz: float) -> Array:

@@ -97,8 +97,7 @@ def regression_png(path: Path, truth: NDArray, predicted: NDArray, label: str = 
 
 def restoration_png(path: Path, panels: Sequence[Panel]) -> Path:
     """Channels stacked over a common time in seconds: before, after, the truth where known, repaired spans shaded."""
-    figure = Figure(figsize=(9, 0.9 + 1.7 * len(panels)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(9, 0.9 + 1.7 * len(panels))
     stacked = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(stacked, panels, strict=True):
         _draw_panel(axes, panel)
@@ -145,11 +144,17 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, math.ceil(height * 10) / 10), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(width, math.ceil(height * 10) / 10)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def save(path: Path, figure: Figure) -> Path:

@@ -8,14 +8,13 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy import signal
 
 from readers.schema import Box
-from toolkit.report.figures import BLUE, GREEN, GREY, ORANGE, save
+from toolkit.report.figures import BLUE, GREEN, GREY, ORANGE, blank, save
 
 DYNAMIC_RANGE_DB = 70.0
 HIGHEST_HZ = 16000.0
@@ -74,7 +73,7 @@ def spectrogram_png(path: Path, panels: Sequence[SpectrogramPanel]) -> Path:
     by orange bars above and dashed edges.
     """
     rows = [_stages(panel) for panel in panels]
-    figure = _figure(9.5, 0.7 + 1.75 * sum(map(len, rows)))
+    figure = blank(9.5, 0.7 + 1.75 * sum(map(len, rows)))
     parts = figure.subfigures(len(panels), 1, height_ratios=[len(stages) for stages in rows], squeeze=False)[:, 0]
     for part, panel, stages in zip(parts, panels, rows, strict=True):
         _draw_sound(part, panel, stages)
@@ -89,7 +88,7 @@ def volume_png(path: Path, panels: Sequence[VolumePanel]) -> Path:
     """
     heights = [_row_heights(panel) for panel in panels]
     columns = max(3 + (panel.get("truth") is not None) for panel in panels)
-    figure = _figure(COLUMN_INCH * columns + 1.4, sum(sum(rows) + 1.5 for rows in heights))
+    figure = blank(COLUMN_INCH * columns + 1.4, sum(sum(rows) + 1.5 for rows in heights))
     parts = figure.subfigures(len(panels), 1, height_ratios=[sum(rows) + 1.5 for rows in heights], squeeze=False)[:, 0]
     for part, panel, rows in zip(parts, panels, heights, strict=True):
         _draw_volume(part, panel, rows, columns)
@@ -102,7 +101,7 @@ def points_png(path: Path, panels: Sequence[PointsPanel]) -> Path:
     Where the truth is known, the removed points are green in a picture of their own; else the second picture is the
     repair from above. At most 8,000 points of each kind are drawn, evenly from the list. Equal scales on all axes.
     """
-    figure = _figure(10.5, 4.4 * len(panels))
+    figure = blank(10.5, 4.4 * len(panels))
     for part, panel in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         _draw_cloud(part, panel)
     return save(path, figure)
@@ -267,9 +266,3 @@ def _frame(axes: Any, low: NDArray, high: NDArray, unit: str | None, view: tuple
     axes.view_init(*view)
     axes.tick_params(labelsize=7)
     axes.locator_params(nbins=5)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
