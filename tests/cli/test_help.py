@@ -26,6 +26,7 @@ COMMANDS = [
     ["probe"],
     ["restore"],
     ["inspect"],
+    ["prepare"],
     ["readers"],
     ["doctor"],
     ["demo"],

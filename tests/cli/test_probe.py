@@ -90,6 +90,13 @@ def test_min_overlap(toolkit, data, table, tmp_path) -> None:
     assert toolkit(*words, "--min-overlap", 0.2).document["windows"] == 6
 
 
+def test_what_does_not_apply_is_refused(toolkit, data, table, model) -> None:
+    words = ["probe", table, "--labels", data / "labels.csv"]
+    assert "--model" in toolkit(*words, "--domain", "cardiac", code=2).error
+    words = ["probe", data, "--labels", data / "labels.csv", "--model", model]
+    assert "interval" in toolkit(*words, "--min-overlap", 0.2, code=2).error
+
+
 def test_out_holds_the_report_and_is_replaced_only_when_the_probe_succeeds(toolkit, table, data, tmp_path) -> None:
     words = ["probe", table, "--labels", data / "labels.csv", "--group", "person", "--out", tmp_path / "p", "--no-baselines"]
     toolkit(*words, "--json")

@@ -112,6 +112,11 @@ def test_outputs_that_exist_or_collide(toolkit, data, model, tmp_path) -> None:
     [
         (["--task", "inpant"], "'inpaint'"),
         (["--task", "channels"], "--channels"),
+        (["--task", "channels", "--damage", "block:0.1"], "--channels"),
+        (["--task", "channels", "--channels", "V5", "--damage", "block:0.1"], "parts"),
+        (["--task", "inpaint", "--channels", "V5"], "whole"),
+        (["--task", "inpaint", "--damage", "channel:0.5"], "whole"),
+        (["--task", "modality", "--channels", "V5"], "inpaint or channels"),
         (["--channels", "V55"], "'V5'"),
         (["--damage", "blok:0.1"], "'block'"),
         (["--damage", "block:2"], "0 to 1"),

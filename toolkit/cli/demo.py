@@ -22,7 +22,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for recordings and results.")] = Path("toolkit-demo"),
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps (default: by domain).", min=1)] = None,
     subjects: Annotated[
-        int | None, typer.Option("--subjects", help="Synthetic subjects, bird recordings or scenes (default: by domain).", min=3)
+        int | None, typer.Option("--subjects", help="Synthetic subjects, bird recordings or scenes (default: by domain).", min=1)
     ] = None,
     overwrite: Overwrite = False,
     debug: Debug = False,
@@ -41,11 +41,15 @@ def demo(
 
     if domain not in (*DOMAINS, "all"):
         raise UsageError(f"There is no demo '{domain}'. {did_you_mean(domain, (*DOMAINS, 'all'))}")
+    shows = [(name, SHOWS[name]) for name in (DOMAINS if domain == "all" else (domain,))]
+    for name, show in shows:
+        if subjects is not None and subjects < show.least:
+            raise UsageError(f"--subjects {subjects} is too few for the demo of {name}, which takes {show.least} or more.")
     files.claim_output(out, overwrite=overwrite, what="Demo folder")
     record = RunRecord("demo")
     record.write(out / "run.json", exit_code=1)  # also what says to --overwrite that the folder is ours
-    for name in DOMAINS if domain == "all" else (domain,):
-        _run(SHOWS[name], out / name if domain == "all" else out, steps, subjects)
+    for name, show in shows:
+        _run(show, out / name if domain == "all" else out, steps, subjects)
     record.write(out / "run.json", exit_code=0)
     return 0
 
@@ -59,7 +63,8 @@ def _run(show: Show, out: Path, steps: int | None, subjects: int | None) -> None
     train = ("--recipe", show.recipe, "--size", "tiny", *settings, "--steps", steps or show.steps)
     _toolkit("pretrain", data, *train, "--out", run)
     _toolkit("embed", data, "--model", run, "--out", table)
-    _toolkit("probe", table, "--labels", labels, "--target", show.target, "--group", show.group, "--out", out / "probe")
+    about = ("--target", show.target, "--task", show.task, "--group", show.group)
+    _toolkit("probe", table, "--labels", labels, *about, "--out", out / "probe")
     results = [
         ("embeddings", table),
         ("scores", out / "probe/metrics.json"),

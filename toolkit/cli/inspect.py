@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, Verbose, reports, say_inputs, warn
+from toolkit.cli.console import DATA_HELP, Debug, Domain, Json, Quiet, reports, say_inputs, warn
 
 if TYPE_CHECKING:
     from toolkit.corpus.catalog import Row
@@ -26,7 +26,9 @@ def inspect(
     ] = False,
     json_: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Name every channel, and every file in every warning.")
+    ] = False,
     debug: Debug = False,
 ) -> int:
     """Say what is read from recordings: channels, units, rates, length, subject, events, warnings.

@@ -41,7 +41,7 @@ def pretrain(
     init: Annotated[Path | None, typer.Option("--init", help="Start from the weights of this model.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", min=1)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, instead of --steps.", min=0)] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Windows a step, over all devices.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Windows a step.", min=1)] = None,
     seed: Seed = None,
     device: Device = "auto",
     precision: Precision = "auto",

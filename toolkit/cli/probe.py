@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from toolkit.corpus.labels import Labels
     from toolkit.probing.material import Material
 
+MIN_OVERLAP = 0.5
+
 
 @reports
 def probe(
@@ -53,8 +55,11 @@ def probe(
     split: Annotated[str | None, typer.Option("--split", help="Column with train and test, or with the names of folds.")] = None,
     folds: Annotated[int, typer.Option("--folds", help="Folds by group, where --split is not given.", min=2)] = 5,
     min_overlap: Annotated[
-        float, typer.Option("--min-overlap", help="Share of a window that a label must cover.", min=0.0, max=1.0)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--min-overlap", help=f"Of a table: share of a window that a label must cover (default: {MIN_OVERLAP}).", min=0, max=1
+        ),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option("--classes", help="Use only rows of these classes, e.g. normal,ventricular.")
     ] = None,
@@ -150,7 +155,7 @@ def _material(
     model: Path | None,
     target: str,
     classes: str | None,
-    min_overlap: float,
+    min_overlap: float | None,
     pool: str | None,
     layer: int | None,
     device: str,
@@ -178,9 +183,14 @@ def _material(
             raise UsageError(f"'{data[0]}' is not an embedding table. To probe recordings, name the model with --model.")
         if pool is not None or layer is not None:
             raise UsageError("--pool and --layer need --model; a table's embeddings are already pooled.")
+        if domain is not None:
+            raise UsageError("--domain needs --model; a table has the rows that it has.")
         content = typer.get_binary_stream("stdin").read() if data[0] == "-" else place
         rows = read_table(content, "stdin" if data[0] == "-" else data[0])
-        return material.from_table(rows, table, min_overlap, on, baselines=baselines), table
+        share = MIN_OVERLAP if min_overlap is None else min_overlap
+        return material.from_table(rows, table, share, on, baselines=baselines), table
+    if min_overlap is not None:
+        raise UsageError("--min-overlap is for a table's windows; with --model every labelled interval becomes a row.")
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     loaded = folder.load(model)
     options = options_for(loaded, "window", None, None, layer, pool, "auto")

@@ -41,7 +41,11 @@ def restore(
     model: Annotated[Path, typer.Option("--model", help="Run folder of `toolkit pretrain`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the restored files into; inputs are never touched.")],
     task: Annotated[
-        str, typer.Option("--task", help="auto (what the file and the other options say), inpaint, channels or modality.")
+        str,
+        typer.Option(
+            "--task",
+            help="auto (what the file and the other options say), inpaint (parts only), channels or modality (whole ones only).",
+        ),
     ] = "auto",
     channels: Annotated[
         str | None,
@@ -156,8 +160,14 @@ def _request(
 
     if task not in TASKS:
         raise UsageError(f"There is no task '{task}'. {did_you_mean(task, TASKS)}")
-    if task in ("channels", "modality") and channels is None and damage is None:
+    made = tuple(damages.parse(damage)) if damage else ()
+    kinds = {kind for kind, _ in made}
+    if task == "inpaint" and (channels is not None or "channel" in kinds):
+        raise UsageError("--task inpaint repairs parts; --channels and --damage channel ask for whole ones: leave out --task.")
+    if task in ("channels", "modality") and channels is None and "channel" not in kinds:
         raise UsageError(f"--task {task} needs --channels (which to rebuild) or --damage channel:SEVERITY.")
+    if task in ("channels", "modality") and (spans is not None or "block" in kinds):
+        raise UsageError(f"--task {task} rebuilds whole ones; --spans and --damage block name parts: leave out --task.")
     if reference is not None and not reference.exists():
         raise UsageError(f"--reference '{reference}' does not exist.")
     return Request(
@@ -165,7 +175,7 @@ def _request(
         tuple(c.strip() for c in channels.split(",")) if channels else (),
         tables.read_table(spans) if spans else None,
         spans.parent if spans else Path(),
-        tuple(damages.parse(damage)) if damage else (),
+        made,
         reference,
         seed,
     )

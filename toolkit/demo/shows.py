@@ -20,7 +20,10 @@ class Repair:
 
 @dataclass(frozen=True)
 class Show:
-    """One domain. ``generate(folder, number)`` writes recordings of so many subjects or scenes, and returns the labels."""
+    """One domain. ``generate(folder, number)`` writes recordings of so many subjects or scenes, and returns the labels.
+
+    With fewer than ``least`` there is nothing to compare between groups.
+    """
 
     what: str
     generate: Callable[[Path, int], Path]
@@ -31,6 +34,8 @@ class Show:
     group: str
     repairs: Sequence[Repair]
     target: str = "label"
+    task: str = "auto"  # of the probe
+    least: int = 3
 
 
 # Steps and rates are what two minutes on two cores allow.
@@ -70,6 +75,7 @@ SHOWS: dict[str, Show] = {
         settings=("optimizer.learning_rate=2e-3", "training.batch_size=4"),
         group="subject",
         target="ventricle_ml",  # lesions are too small for a grid of 4 mm
+        task="regression",
         repairs=(Repair("sub-01/anat", ("--damage", "block:0.1"), "boxes filled"),),
     ),
     "birds": Show(
@@ -80,6 +86,7 @@ SHOWS: dict[str, Show] = {
         steps=150,
         settings=("optimizer.learning_rate=2e-3", "training.batch_size=8"),
         group="recordist",
+        least=6,
         repairs=(Repair("r001_bellfinch.wav", ("--damage", "block:0.1"), "gaps filled"),),
     ),
     "points": Show(

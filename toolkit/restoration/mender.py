@@ -71,6 +71,7 @@ class Mender(ABC):
 
     headline: str
     kinds: tuple[str, ...]  # of --damage
+    tasks: tuple[str, ...]
 
     @abstractmethod
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:

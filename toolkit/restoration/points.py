@@ -109,6 +109,7 @@ class PointMender(Mender):
 
     headline = "chamfer"
     kinds = ("block",)
+    tasks = ("inpaint",)
 
     def __init__(self, predictor: GroupPredictor) -> None:
         self.predictor = predictor

@@ -33,8 +33,14 @@ class Restoration:
     def check(self, items: Sequence[Input]) -> list[str]:
         """What the request asks of these inputs, by their headers, before any work; returns warnings.
 
-        Raises UsageError: a channel that no recording has, spans of no recording, a reference that is not there.
+        Raises UsageError: a task or damage that is none of theirs, a channel that no recording has, spans of no recording,
+        a reference that is not there.
         """
+        if self.request.task not in ("auto", *self.mender.tasks):
+            raise UsageError(
+                f"--task {self.request.task}: recordings of {' and '.join(self.loaded.recipe.domains)} are repaired by "
+                f"{' or '.join(self.mender.tasks)}."
+            )
         for kind, _ in self.request.damage:
             if kind not in self.mender.kinds:
                 raise UsageError(

@@ -38,6 +38,7 @@ class SignalMender(Mender):
 
     headline = "nmse"
     kinds = tuple(damage.KINDS)
+    tasks = ("inpaint", "channels")
 
     def __init__(self, repairer: SpanRepairer) -> None:
         self.repairer = repairer

@@ -27,6 +27,7 @@ class VolumeMender(Mender):
 
     headline = "nmse"
     kinds = ("block", "channel")
+    tasks = ("inpaint", "channels", "modality")
 
     def __init__(self, predictor: CubePredictor) -> None:
         self.predictor = predictor
