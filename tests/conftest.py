@@ -17,7 +17,7 @@ from toolkit import recipe as recipes
 from toolkit.corpus import inputs
 from toolkit.corpus.batches import Source
 from toolkit.corpus.sources import open_sources
-from toolkit.model import autoencoder, folder
+from toolkit.model import folder, masked
 from toolkit.model.folder import LoadedModel
 from toolkit.recipe import Recipe
 
@@ -97,5 +97,5 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., Recipe]
     """A model folder with random weights, loaded."""
     place = tmp_path_factory.mktemp("model")
     (place / folder.RECIPE).write_text(recipes.to_toml(tiny()))
-    folder.save_weights(autoencoder.build(tiny()), place / folder.WEIGHTS)
+    folder.save_weights(masked.build(tiny()), place / folder.WEIGHTS)
     return folder.load(place)

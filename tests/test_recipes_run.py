@@ -1,7 +1,8 @@
-"""Every recipe trains on files of its domain: it learns, resumes exactly, hides what it says and sees nothing hidden."""
+"""Every system trains on files of its domain: it learns, resumes exactly, hides what it says and sees nothing hidden."""
 
 import copy
 import dataclasses
+import tomllib
 
 import numpy as np
 import pytest
@@ -10,16 +11,19 @@ import torch
 from tests.domain_files import CUT, SMALL, make, small
 from toolkit import recipe as recipes
 from toolkit.corpus import inputs
-from toolkit.corpus.batches import BatchSampler
+from toolkit.corpus.batches import Batch, BatchSampler
 from toolkit.corpus.sources import open_sources
 from toolkit.errors import UsageError
 from toolkit.interrupts import StopSignals
-from toolkit.model import autoencoder, folder, tokenizers
+from toolkit.model import folder, masked, tokenizers
+from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokens import TokenSet
 from toolkit.objective.masks import MaskSampler
-from toolkit.objective.reconstruction import MaskedReconstruction, step_generator
+from toolkit.objective.objective import Objective
 from toolkit.progress import Progress
-from toolkit.training.loop import Trainer, read_metrics
+from toolkit.recipe import WaysTable
+from toolkit.training.loop import Trainer
+from toolkit.training.meter import read_metrics
 
 CPU = torch.device("cpu")
 NAMES = sorted(CUT)
@@ -51,15 +55,16 @@ def train(run, recipe, sources, *, resume=False, fails_at=None):
     run.mkdir(exist_ok=True)
     sampler = Breaking(sources, recipe)
     sampler.fails_at = fails_at
-    trainer = Trainer(recipe, autoencoder.build(recipe), sampler, run, device=CPU)
+    trainer = Trainer(recipe, masked.build(recipe), sampler, run, device=CPU)
     done = trainer.resume() if resume else 0
     with StopSignals() as stop, Progress("train", recipe.training.steps, "steps", enabled=False) as progress:
         trainer.train(progress, stop)
     return done, (run / folder.WEIGHTS).read_bytes()
 
 
-def test_every_recipe_is_tried_here():
-    assert recipes.names() == NAMES
+def test_every_recipe_with_data_of_its_own_is_tried_here():
+    assert [name for name in recipes.names() if "data" in tomllib.loads(recipes.source(name))] == NAMES
+    assert sorted(recipes.SYSTEMS.values()) == NAMES  # objectives are laid over these
 
 
 WRONG = [
@@ -126,43 +131,49 @@ def test_a_batch_is_a_function_of_the_step(name, batch):
     assert np.abs(first.values).max() < 20  # scaled; audio and points lie within 1
 
 
-def states_of(model, recipe, tokens):
-    """What the encoder makes of the visible tokens in a training step."""
-    kept = []
-    hook = model.encoder.register_forward_hook(lambda module, given, states: kept.append(states.detach()))
-    scored = MaskedReconstruction(recipe)(model, tokens, 0, CPU)
-    hook.remove()
-    return kept[0], float(scored.loss.detach())
+def looked(recipe, tokens):
+    """What each pass of a training step sees of these tokens, and the loss: (looks, loss)."""
+    tokenizer, model = tokenizers.build(recipe), masked.build(recipe)
+    tokenizer.tokenize = lambda batch, device=None: tokens
+    looks, look = [], model.look
+    model.look = lambda *given: looks.append(look(*given)) or looks[-1]
+    scored = Objective(recipe, model, tokenizer)(Batch(*[()] * 3), 0, CPU)
+    assert len(looks) == len(recipe.passes) and all(each.index is not None for each in looks)
+    return looks, float(scored.loss.detach())
+
+
+def hidden_in(look):
+    return torch.zeros_like(look.tokens.valid).scatter(1, look.hidden, True)[..., None]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_what_is_hidden_does_not_reach_the_encoder(name, batch):
     recipe = small(name)
-    model, tokens = autoencoder.build(recipe), tokenizers.build(recipe).tokenize(batch(name))
-    mask = MaskSampler(recipe.mask, recipe.tokenizer.channels).sample(tokens, step_generator(recipe.training.seed, 0))
-    assert tokens.valid.gather(1, mask.visible).all()
-    hidden = torch.zeros_like(tokens.valid).scatter(1, mask.hidden, True)[..., None]
-    plain, loss = states_of(model, recipe, tokens)
+    tokens = tokenizers.build(recipe).tokenize(batch(name))
+    looks, loss = looked(recipe, tokens)
     noise = torch.randn(tokens.patches.shape, generator=torch.Generator().manual_seed(0))
-    for change in (7 * noise, 100 * tokens.patches, torch.full_like(noise, 1e4)):
-        spoilt = dataclasses.replace(tokens, patches=torch.where(hidden, change, tokens.patches))
-        states, other = states_of(model, recipe, spoilt)
-        assert torch.equal(states, plain) and other != loss
-    spoilt = dataclasses.replace(tokens, patches=torch.where(hidden, tokens.patches, noise))
-    assert not torch.allclose(states_of(model, recipe, spoilt)[0], plain, atol=1e-3)  # what is visible does
+    for number, plain in enumerate(looks):
+        hidden = hidden_in(plain)
+        assert tokens.valid.gather(1, plain.visible).all() and torch.equal(plain.index, plain.visible)
+        for change in (7 * noise, 100 * tokens.patches, torch.full_like(noise, 1e4)):
+            spoilt, other = looked(recipe, dataclasses.replace(tokens, patches=torch.where(hidden, change, tokens.patches)))
+            assert torch.equal(spoilt[number].states.last, plain.states.last) and other != loss
+        spoilt, _ = looked(recipe, dataclasses.replace(tokens, patches=torch.where(hidden, tokens.patches, noise)))
+        assert not torch.allclose(spoilt[number].states.last, plain.states.last, atol=1e-3)  # what is visible does
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_where_the_hidden_tokens_lie_does_not_reach_the_encoder_either(name, batch):
     recipe = small(name)
-    model, tokens = autoencoder.build(recipe), tokenizers.build(recipe).tokenize(batch(name))
-    mask = MaskSampler(recipe.mask, recipe.tokenizer.channels).sample(tokens, step_generator(recipe.training.seed, 0))
-    hidden = torch.zeros_like(tokens.valid).scatter(1, mask.hidden, True)[..., None]
-    moved = dataclasses.replace(tokens, coords=torch.where(hidden, tokens.coords + 0.37, tokens.coords))
-    (plain, loss), (states, other) = states_of(model, recipe, tokens), states_of(model, recipe, moved)
-    assert torch.equal(plain, states) and loss != other
+    tokens = tokenizers.build(recipe).tokenize(batch(name))
+    looks, loss = looked(recipe, tokens)
+    for number, plain in enumerate(looks):
+        coords = torch.where(hidden_in(plain), tokens.coords + 0.37, tokens.coords)
+        moved, other = looked(recipe, dataclasses.replace(tokens, coords=coords))
+        assert torch.equal(moved[number].visible, plain.visible)
+        assert torch.equal(moved[number].states.last, plain.states.last) and loss != other
 
 
 # Masks of grids of any rank.
@@ -174,14 +185,15 @@ def token_set(grid, size=6):
     count = int(np.prod(grid))
     channel = torch.arange(grid[0]).repeat_interleave(count // grid[0]).expand(size, -1)
     ones = torch.ones(size, count)
-    return TokenSet(ones[..., None], ones[..., None].expand(-1, -1, 4), channel, ones.bool(), channel, grid)
+    coords, code = ones[..., None].expand(-1, -1, 4), torch.zeros(size, count, DESCRIPTOR)
+    return TokenSet(ones[..., None], coords, channel, code, ones.bool(), channel, grid)
 
 
 def hidden_of(name, way, ratio, size=6, seed=0):
     """Hidden or not, (B, *grid), and the mask."""
-    odds = {f"mask__{w}": float(w == way) for w in ("random", "spans", "gaps", "groups")}
-    recipe, tokens = small(name, mask__ratio=ratio, **odds), token_set(GRIDS[name], size)
-    mask = MaskSampler(recipe.mask, recipe.tokenizer.channels).sample(tokens, torch.Generator().manual_seed(seed))
+    recipe, tokens = small(name), token_set(GRIDS[name], size)
+    table = recipe.mask.model_copy(update={"ratio": ratio, "ways": WaysTable(**{way: 1.0})})
+    mask = MaskSampler(table, recipe.tokenizer.channels).sample(tokens, torch.Generator().manual_seed(seed))
     return torch.zeros_like(tokens.valid).scatter(1, mask.hidden, True).view(size, *tokens.grid), mask
 
 
@@ -191,7 +203,7 @@ def hidden_of(name, way, ratio, size=6, seed=0):
 def test_every_sample_hides_exactly_as_many(name, way, ratio):
     _, mask = hidden_of(name, way, ratio)
     count = int(np.prod(GRIDS[name]))
-    assert mask.visible.shape == (6, min(max(1, round(count * (1 - ratio))), count - 1))
+    assert mask.visible.shape == (6, min(max(1, round(count * (1 - ratio))), count - 1) if ratio else count)
     together = torch.cat([mask.visible, mask.hidden], dim=1).sort(dim=1).values
     assert torch.equal(together, torch.arange(count).expand(6, -1))
 
@@ -231,9 +243,10 @@ def test_cuda_takes_a_step_of_every_recipe(opened, tmp_path):
     for name in NAMES:
         recipe, device = small(name), torch.device("cuda")
         sampler = BatchSampler(opened[name], recipe)
-        trainer = Trainer(recipe, copy.deepcopy(autoencoder.build(recipe)), sampler, tmp_path, device=device)
-        scored, norm = trainer._step(sampler.batch(0), 0)
-        here = MaskedReconstruction(recipe)(
-            autoencoder.build(recipe), tokenizers.build(recipe).tokenize(sampler.batch(0)), 0, CPU
-        )
-        assert np.isfinite(norm) and float(scored.loss) == pytest.approx(float(here.loss), rel=1e-2)
+        trainer = Trainer(recipe, masked.build(recipe), sampler, tmp_path, device=device)
+        scored, norm = trainer._step(sampler.batch(0), 0, detail=True)
+        here = Objective(recipe, masked.build(recipe), tokenizers.build(recipe), sampler.subjects)
+        expected = here(sampler.batch(0), 0, CPU, detail=True)
+        assert np.isfinite(norm) and scored.rank == pytest.approx(expected.rank, rel=2e-2)
+        for term, score in expected.terms.items():
+            assert float(scored.terms[term].loss) == pytest.approx(float(score.loss), rel=1e-2), (name, term)

@@ -59,8 +59,12 @@ def test_readers_and_recipes(toolkit, tmp_path: Path) -> None:
     assert all({"name", "domains", "suffixes"} <= set(reader) for reader in toolkit("readers", "--json").document)
     assert "wfdb" in toolkit("readers").out
     rows = toolkit("recipes", "ls", "--json").document
-    assert {"name", "domains", "backend", "objective", "paper", "parameters"} <= set(rows[0])
-    assert "csfm" in toolkit("recipes", "ls").out
+    keys = {"name", "domains", "backend", "objective", "paper", "parameters", "sizes"}
+    assert all(set(row) == keys and row["parameters"] > 0 and row["sizes"] for row in rows)
+    of = {row["name"]: row for row in rows}
+    assert (of["csfm"]["domains"], of["csfm"]["backend"]) == (["cardiac"], "vit")
+    assert (len(of["spark"]["domains"]), of["spark"]["backend"]) == (5, "convnet")
+    assert [line.split()[0] for line in toolkit("recipes", "ls").out.splitlines()] == list(of)
     assert tomllib.loads(toolkit("recipes", "show", "csfm").out)["name"] == "csfm"
     copy = tmp_path / "mine.toml"
     assert toolkit("recipes", "cp", "csfm", copy).out.strip() == str(copy)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests import ecg, points_files
+
 KEYS = {"run", "steps", "loss", "samples_per_s", "peak_memory_mb", "seconds"}
 RECORD = {
     "argv",
@@ -134,6 +136,76 @@ def test_a_mistyped_recipe_is_answered_with_what_was_meant(toolkit, data, tmp_pa
     done = toolkit("pretrain", data, *words, "--out", tmp_path / "x", code=2)
     assert hint in done.err
     assert not (tmp_path / "x").exists()
+
+
+# Recipes of an objective, which run on every domain.
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """An ECG record and a point cloud."""
+    folder = tmp_path_factory.mktemp("mixed")
+    ecg.record(folder, "heart", seconds=5)
+    points_files.ply(folder / "cloud.ply", points_files.cloud(300))
+    return folder
+
+
+def test_an_objective_runs_on_the_domain_of_the_data(toolkit, data, small, tmp_path) -> None:
+    words = ["pretrain", data, "--recipe", "mae", *small[2:], "--steps", 2, "--out", tmp_path / "run"]
+    toolkit(*words)
+    recipe = tomllib.loads((tmp_path / "run/recipe.toml").read_text())
+    assert (recipe["name"], recipe["domains"], recipe["data"]["kinds"]) == ("mae", ["cardiac"], ["ecg", "ppg"])
+    assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["terms"][0]["target"] == "patch_norm"
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [list(line["terms"]) for line in lines] == [["reconstruction"]] * 2
+    before = weights(tmp_path / "run")
+    toolkit(*words, "--resume")  # the same run again, its domain found again
+    assert same(before, weights(tmp_path / "run"))
+
+
+def test_data_of_several_domains_need_one_named(toolkit, mixed, tmp_path) -> None:
+    words = ["pretrain", mixed, "--recipe", "mae", "--size", "tiny", "--out", tmp_path / "x"]
+    error = toolkit(*words, code=2).error
+    assert "--domain" in error and "1 of cardiac" in error and "1 of points" in error
+    assert "--domain" in toolkit("prepare", *words[1:], code=2).error
+    for domain, axes in (("cardiac", "signal"), ("points", "points")):
+        table = tomllib.loads(toolkit(*words, "--domain", domain, "--print-config").out)
+        assert (table["domains"], table["data"]["axes"]) == ([domain], axes)
+    assert "points" in toolkit(*words, "--domain", "point", code=2).error
+    assert "No recordings" in toolkit(*words, "--domain", "mri", code=2).error
+    table = tomllib.loads(toolkit("pretrain", mixed, "--recipe", "csfm", "--out", tmp_path / "x", "--print-config").out)
+    assert table["domains"] == ["cardiac"]  # a recipe of one domain asks for none
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--domain", "points"]])
+def test_settings_of_an_objective_are_those_of_the_data_s_domain(toolkit, tmp_path, more) -> None:
+    (tmp_path / "data").mkdir()
+    points_files.ply(tmp_path / "data/cloud.ply", points_files.cloud(300))
+    words = ["pretrain", tmp_path / "data", "--recipe", "mae", "--size", "tiny", *more, "--out", tmp_path / "x"]
+    text = toolkit(*words, "--set", "tokenizer.centres=8", "--print-config").out  # a key that signals do not have
+    assert tomllib.loads(text)["tokenizer"]["centres"] == 8
+    assert "rate_hz" in toolkit(*words, "--set", "data.rate_hz=100", code=2).error
+
+
+def test_data_of_which_nothing_can_be_opened_are_of_no_domain(toolkit, tmp_path) -> None:
+    (tmp_path / "cut.ply").write_bytes(b"ply\nformat ascii 1.0\nelement")
+    error = toolkit("pretrain", tmp_path / "cut.ply", "--recipe", "mae", "--out", tmp_path / "x", code=2).error
+    assert "none that can be opened" in error and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("terms.0.weigth=2", "'terms.weight'"),
+        ("terms.0.codes=9", "would do nothing"),
+        ("terms.1.weight=2", "one of 1 tables"),
+        ("mask.ways.spams=1", "'mask.ways.spans'"),
+    ],
+)
+def test_a_mistyped_setting_of_an_objective_is_answered_before_the_data_are_looked_at(toolkit, tmp_path, setting, hint) -> None:
+    words = ["pretrain", tmp_path / "nothing", "--recipe", "mae", "--domain", "mri", "--set", setting, "--out", tmp_path / "x"]
+    assert hint in toolkit(*words, code=2).err
 
 
 def test_debug_shows_where_and_keeps_the_exit_code(toolkit, data, tmp_path) -> None:

@@ -1,9 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from readers.schema import ReadError
-from toolkit.corpus import windows
+from tests import prepared
+from toolkit.corpus import inputs, windows
 from toolkit.corpus.batches import BatchSampler, Prefetcher, Source, collate
+from toolkit.corpus.sources import open_sources
+from toolkit.recipe import PassTable
 
 
 def same(a, b):
@@ -12,6 +17,8 @@ def same(a, b):
         and np.array_equal(a.valid, b.valid)
         and a.channels == b.channels
         and a.sources == b.sources
+        and a.subjects == b.subjects
+        and ((a.other is None and b.other is None) or same(a.other, b.other))
     )
 
 
@@ -90,3 +97,89 @@ def test_collating_stacks_in_order(sources, tiny):
     for row, sample in enumerate(samples):
         np.testing.assert_array_equal(batch.values[row], sample.values)
     assert batch.sources == ("x", "y", "z") and isinstance(sources[0], Source)
+    assert batch.subjects == () and batch.other is None
+
+
+# Subjects.
+
+
+def test_a_batch_names_subjects_as_the_files_do(sources, tiny):
+    sampler = BatchSampler(sources, tiny())
+    assert sampler.subjects == ("s1", "s2", "s3", "s4")
+    of = {str(s.recording.path): s.recording.ids["subject"] for s in sources}
+    for step in range(5):
+        batch = sampler.batch(step)
+        assert batch.subjects == tuple(of[path] for path in batch.sources)
+
+
+def test_a_manifest_s_subject_comes_before_the_file_s_and_a_path_stands_for_an_unknown_one(sources):
+    first = sources[0]
+    assert dataclasses.replace(first, given_subject="given").subject == "given"
+
+    class Nameless:
+        path, ids = first.recording.path, {}
+
+    assert dataclasses.replace(first, recording=Nameless()).subject == str(first.recording.path)
+
+
+# Pairs.
+
+
+def looking_at_others(recipe):
+    return recipe.model_copy(update={"passes": (PassTable(), PassTable(view="other"))})
+
+
+@pytest.mark.parametrize("kind", sorted(prepared.MAKERS))
+def test_pairs_are_two_windows_of_one_recording_with_the_same_channels(kind, tmp_path):
+    data = prepared.folder_of(kind, tmp_path / "data")
+    recipe = looking_at_others(prepared.recipe(kind, training__batch_size=4))
+    opened, failures, _ = open_sources(inputs.gather([str(data)]), recipe)
+    sampler = BatchSampler(opened, recipe)
+    loaded = []
+    load = sampler.framing.load
+    sampler.framing.load = lambda *asked: loaded.append((*asked[:3], load(*asked))) or loaded[-1][3]
+    moved = []
+    for step in range(4):
+        loaded.clear()
+        batch = sampler.batch(step)
+        other = batch.other
+        assert other.values.shape == batch.values.shape and other.other is None and not failures
+        assert other.channels == batch.channels and other.sources == batch.sources and other.subjects == batch.subjects
+        for row, path in enumerate(batch.sources):
+            (one, at), (two, there) = (
+                next((r, w) for r, w, _, s in loaded if np.array_equal(s.values, b.values[row])) for b in (batch, other)
+            )
+            assert str(one.path) == str(two.path) == path
+            moved.append(at != there or not np.array_equal(batch.values[row], other.values[row]))
+    assert np.mean(moved) > 0.3  # a small volume has few places for a cube
+
+    prepared.prepare(data, tmp_path / "corpus", recipe)
+    again, _, _ = open_sources(inputs.gather([str(tmp_path / "corpus")]), recipe)
+    assert sorted(s.path for s in again) == sorted(s.path for s in opened)
+    order = {s.path: s for s in again}
+    sampler.framing.load = load
+    assert same(BatchSampler([order[s.path] for s in opened], recipe).batch(2), sampler.batch(2))
+
+
+def test_a_recipe_that_looks_at_no_other_window_draws_as_if_there_were_none(sources, tiny):
+    plain, paired = BatchSampler(sources, tiny()), BatchSampler(sources, looking_at_others(tiny()))
+    one, two = plain.batch(3), paired.batch(3)
+    assert one.other is None and one.sources == two.sources
+    assert np.array_equal(one.values[0], two.values[0])  # later rows come after the first one's second window
+
+
+def test_a_recording_whose_second_window_cannot_be_read_is_replaced_whole(sources, tiny):
+    recipe = looking_at_others(tiny())
+    sampler = BatchSampler([s for s in sources if len(s.channels) == 2], recipe)
+    bad, load, asked = sampler.sources[0].path, sampler.framing.load, []
+
+    def failing(recording, *rest):
+        asked.append(str(recording.path))
+        if asked.count(bad) % 2 == 0 and str(recording.path) == bad:
+            raise ReadError("gone")
+        return load(recording, *rest)
+
+    sampler.framing.load = failing
+    batches = [sampler.batch(step) for step in range(4)]
+    assert bad in asked and bad in sampler.broken
+    assert all(bad not in batch.sources and batch.other.sources == batch.sources for batch in batches)

@@ -14,7 +14,7 @@ from toolkit.corpus import inputs
 from toolkit.corpus.inputs import open_input
 from toolkit.embedding.encoder import Options, RecordingEncoder
 from toolkit.embedding.pooling import POOLS
-from toolkit.model import autoencoder
+from toolkit.model import masked
 from toolkit.probing.handcrafted import FEATURES
 
 NAMES = sorted(CUT)
@@ -34,7 +34,7 @@ def recordings(tmp_path_factory):
 def encoder_of(name, recipe=None, **changes):
     recipe = recipe or small(name)
     options = Options("window", recipe.data.window, recipe.data.window, -1, "meanmax", 4)
-    return RecordingEncoder(autoencoder.build(recipe), recipe, dataclasses.replace(options, **changes), CPU)
+    return RecordingEncoder(masked.build(recipe), recipe, dataclasses.replace(options, **changes), CPU)
 
 
 def joined(blocks):

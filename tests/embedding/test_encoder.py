@@ -98,6 +98,8 @@ def test_layers_differ_and_the_last_is_the_default(wfdb_folder, encode):
     recording = opened(wfdb_folder / "a/two.hea")
     layers = [joined(encode(layer=layer).rows(recording))[2] for layer in (-1, -2, -3)]
     assert all(np.abs(layers[a] - layers[b]).max() > 1e-3 for a, b in ((0, 1), (1, 2)))
+    both = joined(encode(layer=-2, layers=2).rows(recording))[2]  # the mean over tokens and over layers commute
+    np.testing.assert_allclose(both, (layers[1] + layers[2]) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("pool", ["mean", "max", "meanstd", "meanmax"])
@@ -123,7 +125,7 @@ def test_a_short_interval_pools_its_own_tokens_of_the_window_around_it(wfdb_fold
     around = windows.load(recording, windows.Window(275, 475), loaded.recipe.data, range(12))
     tokens = encoder.tokenizer.tokenize(collate([around]))
     with torch.inference_mode():
-        states = loaded.model.encoder(tokens)[0]
+        states = loaded.model.encoder(tokens).last[0]
     time = tokens.coords[0, :, 3].numpy()
     np.testing.assert_allclose(got, states[(time >= 0.75) & (time < 1.25)].mean(0), atol=1e-5)
 

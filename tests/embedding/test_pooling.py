@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.embedding.pooling import POOLS, pooled_width
+from toolkit.embedding.pooling import POOLINGS, POOLS, pooled, pooled_width
+from toolkit.model.states import States
 from toolkit.recipe import EmbeddingTable
 
 FORMULAS = {
@@ -26,5 +27,13 @@ def test_a_pool_is_its_formula_over_the_tokens_that_count(pool):
     assert (got[3] == 0).all()
 
 
+def test_pooling_by_the_class_token_takes_its_state_and_nothing_else():
+    last, extra = torch.randn(4, 9, 6), torch.randn(4, 3, 6)  # a class token and two registers
+    states, counts = States(last, (last,), extra), torch.zeros(4, 9, dtype=torch.bool)
+    assert torch.equal(pooled("class", states, counts), extra[:, 0]) and pooled_width("class", 6) == 6
+    assert torch.equal(pooled("mean", states, ~counts), POOLS["mean"](last, ~counts))
+
+
 def test_every_pool_of_a_recipe_is_there():
-    assert set(POOLS) == set(FORMULAS) == set(EmbeddingTable.model_fields["pool"].annotation.__args__)
+    assert set(POOLS) == set(FORMULAS) == set(POOLINGS) - {"class"}
+    assert set(POOLINGS) == set(EmbeddingTable.model_fields["pool"].annotation.__args__)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from toolkit import recipe as recipes
 from toolkit.errors import ToolkitError, UsageError
-from toolkit.model import autoencoder, folder
+from toolkit.model import folder, masked
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_folder_or_its_weights_file_load_the_same_model(loaded, place, name, t
     again = folder.load(place / name)
     assert again.recipe == loaded.recipe == tiny() and again.hash == loaded.hash and again.path == place
     assert not again.model.training and again.channels == ()
-    expected = autoencoder.build(tiny()).state_dict()
+    expected = masked.build(tiny()).state_dict()
     assert all(torch.equal(again.model.state_dict()[k], v) for k, v in expected.items())
 
 
@@ -138,7 +138,7 @@ def test_a_failed_write_of_weights_keeps_the_old_ones(place, tiny, monkeypatch):
 
     monkeypatch.setattr(folder, "save_file", full)
     with pytest.raises(ToolkitError, match=r"model\.safetensors' could not be written: .*No space left on device"):
-        folder.save_weights(autoencoder.build(tiny(), 9), place / folder.WEIGHTS)
+        folder.save_weights(masked.build(tiny(), 9), place / folder.WEIGHTS)
     assert (place / folder.WEIGHTS).read_bytes() == before
     assert sorted(p.name for p in place.iterdir()) == ["model.safetensors", "recipe.toml"]
 

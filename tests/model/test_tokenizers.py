@@ -1,4 +1,4 @@
-"""Spectrogram patches, cubes of voxels and groups of points, each against a formula or a library of its own."""
+"""Spectrogram patches, cubes of voxels, groups and counts of points, each against a formula or a library of its own."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from toolkit.corpus.framing.points import unit_sphere
 from toolkit.model import tokenizers
 from toolkit.model.tokenizers.base import UNSCALED
 from toolkit.model.tokenizers.points import farthest_points
-from toolkit.objective.reconstruction import visible_scale
+from toolkit.objective.scale import visible_scale
 
 RATE = 32_000
 NARROW = {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64}
@@ -137,7 +137,7 @@ def test_untokenizing_puts_every_number_of_every_patch_where_it_was(mels):
     image = (mels.untokenize(patches, (3, 8, 5)) - mels.table.mean) / mels.table.deviation
     assert image.shape == (2, 3, 80, 128)
     for b, c, row, step in itertools.product(range(2), range(3), range(8), range(5)):
-        tile = image[b, c, 16 * step : 16 * step + 16, 16 * row : 16 * row + 16]
+        tile = image[b, c, 16 * step : 16 * step + 16, 16 * row : 16 * row + 16].T  # mel first, then time, as in the grid
         torch.testing.assert_close(tile.flatten(), patches[b, (c * 8 + row) * 5 + step])
 
 
@@ -376,16 +376,60 @@ def test_the_embedding_of_a_group_does_not_depend_on_the_order_of_its_points():
     assert (embed(patches)[0, 0] - embed(patches)[0, 1]).abs().max() > 1e-3
 
 
+# Voxels.
+
+
+def voxels_of(side=16, patch=4):
+    flags = {"data.points": 64, "tokenizer": {"kind": "voxels", "side": side, "patch": patch}, "loss.kind": "l2"}
+    return tokenizers.build(recipes.resolve("point-cmae", size="tiny", flags=flags))
+
+
+@pytest.mark.parametrize(("side", "patch"), [(16, 4), (6, 3), (5, 1)])
+def test_voxels_count_the_points_as_a_histogram_does(side, patch):
+    clouds = [np.concatenate([cloud(300, seed), np.eye(3), -np.eye(3)]).astype(np.float32) for seed in range(2)]
+    tokenizer = voxels_of(side, patch)
+    tokens = tokenizer.tokenize(points_batch(*clouds, size=400))  # 94 that are not valid
+    dense = tokenizer.untokenize(tokens.patches, tokens.grid)
+    assert tokens.grid == (1, *[side // patch] * 3) and tokens.valid.all() and (tokens.scale == UNSCALED).all()
+    for row, points in enumerate(clouds):
+        want = np.histogramdd(points.astype(np.float64), bins=side, range=[(-1, 1)] * 3)[0]
+        np.testing.assert_allclose(2.0 ** dense[row, 0].numpy() - 1, want, atol=1e-5)
+
+
+def test_a_cube_of_voxels_lies_where_its_points_are():
+    """Each point alone: the one cube that is not empty holds it."""
+    tokenizer = voxels_of(12, 3)
+    points = cloud(40)
+    tokens = tokenizer.tokenize(points_batch(*points[:, None]))
+    assert (tokens.patches.sum(-1) > 0).sum(1).tolist() == [1] * 40
+    at = tokens.patches.sum(-1).argmax(1)
+    middles = tokens.coords[torch.arange(40), at, :3].numpy()
+    assert (np.abs(middles - points) <= 0.25 + 1e-6).all() and not tokens.coords[..., 3].any()
+    assert tokens.coords[..., :3].abs().max() == 0.75
+
+
+def test_a_cloud_without_points_has_no_valid_cube():
+    tokens = voxels_of().tokenize(points_batch(np.zeros((0, 3)), cloud(20), size=20))
+    assert tokens.valid.sum(1).tolist() == [0, 64] and not tokens.patches[0].any()
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30, 0.5])
+def test_points_that_are_not_valid_are_in_no_voxel(junk):
+    given = points_batch(cloud(30), size=40)
+    spoilt = dataclasses.replace(given, values=np.where(given.valid, given.values, np.float32(junk)))
+    assert torch.equal(voxels_of().tokenize(given).patches, voxels_of().tokenize(spoilt).patches)
+
+
 # Identities and scales.
 
 
-def test_electrodes_with_a_place_share_an_identity_and_others_have_slots():
-    recipe = recipes.resolve("reve", size="tiny", flags={"tokenizer.unknown_channels": 2})
-    tokenizer = tokenizers.build(recipe)
-    channels = [channel("Cz", "eeg", (0, 0, 0.1)), channel("X"), channel("Fz", "eeg", (0.05, 0, 0.1)), channel("Y"), channel("Z")]
-    assert tokenizer.identities.of(channels) == [0, 1, 0, 2, 1] and tokenizer.num_identities == 3
+def test_channels_of_a_sample_have_numbers_of_their_own_and_places_of_their_own():
+    tokenizer = tokenizers.build(recipes.resolve("reve", size="tiny"))
+    channels = [channel("Cz", "eeg", (0, 0, 0.1)), channel("X"), channel("Fz", "eeg", (0.05, 0, 0.1)), channel("X"), channel("Z")]
     given = Batch(np.zeros((1, 5, 50), np.float32), np.ones((1, 5, 50), bool), (tuple(channels),))
-    assert tokenizer.tokenize(given).coords[0, :, :3].tolist() == [pytest.approx(c.position or (0, 0, 0)) for c in channels]
+    tokens = tokenizer.tokenize(given)
+    assert tokens.channel.tolist() == [[0, 1, 2, 3, 4]]
+    assert tokens.coords[0, :, :3].tolist() == [pytest.approx(c.position or (0, 0, 0)) for c in channels]
 
 
 def test_tokens_of_a_fixed_unit_are_not_scaled_by_what_is_visible(mels, cubes):

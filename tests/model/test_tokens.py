@@ -8,7 +8,7 @@ from readers.schema import Channel
 from toolkit.corpus import windows
 from toolkit.corpus.batches import Batch, collate
 from toolkit.embedding.pooling import POOLS
-from toolkit.model import autoencoder, tokenizers
+from toolkit.model import masked, tokenizers
 
 
 def channel(name, kind="ecg", position=None):
@@ -60,11 +60,10 @@ def test_a_token_is_valid_when_all_its_samples_are(tiny):
     assert tokenizers.build(tiny()).tokenize(batch).valid.tolist() == [[False, True, True, False]]
 
 
-def test_unknown_and_repeated_channels_share_the_last_identities(tiny):
-    recipe = tiny(tokenizer__channels=("I", "II"), tokenizer__unknown_channels=2, mask__groups_of_channels=(("I", "II"),))
+def test_unknown_and_repeated_channels_have_numbers_behind_the_known_ones(tiny):
+    recipe = tiny(tokenizer__channels=("I", "II"), mask__groups_of_channels=(("I", "II"),))
     tokenizer = tokenizers.build(recipe)
-    names = ["II", "X", "I", "II", "Y", "X"]
-    assert tokenizer.identities.of([channel(n) for n in names]) == [1, 2, 0, 3, 2, 3] and tokenizer.num_identities == 4
+    assert tokenizer.identities.of([channel(n) for n in ["II", "X", "I", "II", "Y", "X"]]) == [1, 2, 0, 3, 4, 5]
 
 
 def test_samples_that_make_no_whole_patches_are_refused_with_both_numbers(tiny):
@@ -85,25 +84,27 @@ def test_taking_tokens_takes_every_field_in_that_order(twelve, tiny):
 
 
 @pytest.mark.parametrize("pool", sorted(POOLS))
-@pytest.mark.parametrize("rotary", [True, False])
+@pytest.mark.parametrize("rotary", [("t",), ()], ids=["rotary", "plain"])
 @torch.inference_mode()
 def test_permuting_channels_leaves_the_embedding_unchanged(twelve, tiny, pool, rotary):
     recipe = tiny(position__rotary=rotary)
-    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
+    model, tokenizer = masked.build(recipe).eval(), tokenizers.build(recipe)
     order = np.random.default_rng(0).permutation(12)
-    first, second = (POOLS[pool](model.encoder(t), t.valid) for t in map(tokenizer.tokenize, (twelve, permuted(twelve, order))))
+    first, second = (
+        POOLS[pool](model.encoder(t).last, t.valid) for t in map(tokenizer.tokenize, (twelve, permuted(twelve, order)))
+    )
     assert first.std(0).max() > 0.01  # the four windows do differ
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
     swapped = dataclasses.replace(permuted(twelve, order), channels=twelve.channels)  # identities left behind
     other = tokenizer.tokenize(swapped)
-    assert (POOLS[pool](model.encoder(other), other.valid) - first).abs().max() > 1e-3
+    assert (POOLS[pool](model.encoder(other).last, other.valid) - first).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30, 7.0])
 @torch.inference_mode()
 def test_values_in_an_absent_channel_change_nothing(twelve, tiny, junk):
     recipe = tiny()
-    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
+    model, tokenizer = masked.build(recipe).eval(), tokenizers.build(recipe)
     valid = twelve.valid.copy()
     valid[:, [2, 9]] = False
     results = []
@@ -111,7 +112,7 @@ def test_values_in_an_absent_channel_change_nothing(twelve, tiny, junk):
         values = np.where(valid, twelve.values, np.float32(filling))
         tokens = tokenizer.tokenize(dataclasses.replace(twelve, values=values, valid=valid))
         visible, hidden = torch.arange(0, 240, 2).expand(4, -1), torch.arange(1, 240, 2).expand(4, -1)
-        states = model.encoder(tokens)
+        states = model.encoder(tokens).last
         results.append([states[tokens.valid], model(tokens, visible, hidden), *(p(states, tokens.valid) for p in POOLS.values())])
         assert all(torch.isfinite(r).all() for r in results[-1])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -120,12 +121,11 @@ def test_values_in_an_absent_channel_change_nothing(twelve, tiny, junk):
 @torch.inference_mode()
 def test_an_absent_channel_is_as_if_it_were_not_there(twelve, tiny):
     recipe = tiny()
-    model, tokenizer = autoencoder.build(recipe).eval(), tokenizers.build(recipe)
+    model, tokenizer = masked.build(recipe).eval(), tokenizers.build(recipe)
     kept = [i for i in range(12) if i not in (2, 9)]
     valid = twelve.valid.copy()
     valid[:, [2, 9]] = False
     absent, without = tokenizer.tokenize(dataclasses.replace(twelve, valid=valid)), tokenizer.tokenize(permuted(twelve, kept))
     for pool in POOLS.values():
-        torch.testing.assert_close(
-            pool(model.encoder(absent), absent.valid), pool(model.encoder(without), without.valid), atol=1e-5, rtol=0
-        )
+        first, second = (pool(model.encoder(t).last, t.valid) for t in (absent, without))
+        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)

@@ -1,24 +1,17 @@
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from readers.schema import Channel
-from toolkit.corpus.batches import Batch, collate
-from toolkit.corpus.windows import load, plan
-from toolkit.model import autoencoder, tokenizers
-from toolkit.objective.losses import LOSSES, patch_loss
-from toolkit.objective.masks import MaskSampler
-from toolkit.objective.reconstruction import MaskedReconstruction, step_generator
+from toolkit.objective.losses import LOSSES, cosine, cross_entropy, focal, nce, pairs, patch_loss, sce, swapped
+from toolkit.objective.sinkhorn import sinkhorn
 
 FORMULAS = {
     "l1": np.abs,
     "l2": np.square,
     "smooth_l1": lambda d: np.where(np.abs(d) < 1, 0.5 * d**2, np.abs(d) - 0.5),
 }
-CPU = torch.device("cpu")
 
 
 def some(counting=0.5):
@@ -28,7 +21,7 @@ def some(counting=0.5):
 
 
 def test_every_loss_has_a_formula_here():
-    assert set(LOSSES) == {*FORMULAS, "chamfer"}
+    assert set(LOSSES) == {*FORMULAS, "chamfer", "cosine"}
 
 
 def test_chamfer_is_the_mean_squared_distance_to_the_nearest_both_ways():
@@ -80,105 +73,192 @@ def test_nothing_that_counts_costs_nothing(kind):
     assert float(loss.detach()) == 0
 
 
-@pytest.fixture(scope="module")
-def batch(sources, tiny):
-    source = next(s for s in sources if len(s.channels) == 12)
-    return collate([load(source.recording, w, tiny().data, source.channels) for w in plan(source.length, 200, 100)[:4]])
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def score(batch, recipe, model, step):
-    scored = MaskedReconstruction(recipe)(model, tokenizers.build(recipe).tokenize(batch), step, CPU)
-    return float(scored.loss.detach()), float(scored.trivial.detach())
+def unit(x):
+    x = x.double().numpy()
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_the_term_is_a_function_of_the_step_and_not_of_the_random_state(batch, tiny):
-    model = autoencoder.build(tiny())
-    torch.manual_seed(0)
-    first = score(batch, tiny(), model, 5)
-    torch.manual_seed(1)
-    assert score(batch, tiny(), model, 5) == first != score(batch, tiny(), model, 6)
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def test_another_seed_hides_other_tokens_at_the_same_step(batch, tiny):
-    model = autoencoder.build(tiny())
-    assert score(batch, tiny(), model, 5) != score(batch, tiny(training__seed=4), model, 5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 2.5])
+def test_cosine_and_its_scaled_error_follow_the_formula(gamma, dtype):
+    one, other = (normal(3, 7, 10, seed=s).to(dtype) for s in (0, 1))
+    want = 1 - (unit(one) * unit(other)).sum(-1)
+    np.testing.assert_allclose(cosine(one, other), want, rtol=1e-4)
+    np.testing.assert_allclose(sce(one, other, gamma), want**gamma, rtol=1e-3)
+    np.testing.assert_allclose(cosine(5 * one, 0.1 * other), want, rtol=1e-1 if dtype == torch.bfloat16 else 1e-4)
 
 
-def hidden_of(recipe, tokens, step):
-    generator = step_generator(recipe.training.seed, step)
-    return MaskSampler(recipe.mask, recipe.tokenizer.channels).sample(tokens, generator).hidden
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 3.0])
+def test_directions_that_agree_cost_nothing_and_their_gradients_are_finite(gamma):
+    one = normal(5, 8).requires_grad_()
+    loss = sce(one, one.detach(), gamma)
+    loss.sum().backward()
+    assert float(loss.detach().max()) < 1e-5 and torch.isfinite(one.grad).all()
 
 
-@pytest.mark.parametrize("kind", sorted(FORMULAS))
-def test_the_trivial_level_is_what_predicting_zero_costs_on_valid_hidden_patches(batch, tiny, kind):
-    recipe = tiny(loss__kind=kind)
-    valid = batch.valid.copy()
-    valid[0, 3:, :70] = False
-    tokens = tokenizers.build(recipe).tokenize(dataclasses.replace(batch, valid=valid))
-    scored = MaskedReconstruction(recipe)(autoencoder.build(recipe), tokens, 2, CPU)
-    hidden = hidden_of(recipe, tokens, 2)
-    costs = [
-        FORMULAS[kind](tokens.patches[b, t].double().numpy()).mean()
-        for b in range(4)
-        for t in hidden[b].tolist()
-        if tokens.valid[b, t]
+def test_a_scaled_error_without_a_bounded_gradient_is_refused():
+    with pytest.raises(ValueError, match="gamma"):
+        sce(normal(2, 3), normal(2, 3), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_cross_entropy_and_focal_are_means_over_levels(gamma, dtype):
+    logits, codes = 3 * normal(2, 5, 4, 6), torch.randint(6, (2, 5, 4), generator=torch.Generator().manual_seed(0))
+    logits = logits.to(dtype)
+    likelihood = np.take_along_axis(log_softmax(logits.double().numpy()), codes.numpy()[..., None], -1)[..., 0]
+    np.testing.assert_allclose(cross_entropy(logits, codes), -likelihood.mean(-1), rtol=1e-5)
+    want = -((1 - np.exp(likelihood)) ** gamma * likelihood).mean(-1)
+    np.testing.assert_allclose(focal(logits, codes, gamma), want, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(cross_entropy(torch.zeros(2, 5, 4, 6), codes), math.log(6), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_has_a_gradient_where_the_code_is_certain(gamma):
+    logits = torch.tensor([[[1e3, 0.0, 0.0]], [[-1e3, 0.0, 0.0]]], requires_grad=True)
+    focal(logits, torch.zeros(2, 1, dtype=torch.int64), gamma).sum().backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad[1].abs().max() > 0.5
+
+
+def counted(size=3, tokens=7):
+    counts = torch.rand(size, tokens, generator=torch.Generator().manual_seed(5)) < 0.6
+    counts[-1] = False
+    return counts
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_matching_is_cross_entropy_over_the_sample_s_counted_candidates(autocast):
+    predicted, candidates, counts = normal(3, 7, 10), normal(3, 7, 10, seed=1), counted()
+    cosines = np.einsum("bqd,bcd->bqc", unit(predicted), unit(candidates)) / 0.1
+    want = np.zeros((3, 7))
+    for b, q in np.argwhere(counts.numpy()):
+        among = cosines[b, q][counts[b].numpy()]
+        want[b, q] = np.log(np.exp(among).sum()) - cosines[b, q, q]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = nce(predicted, candidates, counts, 0.1)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_matching_costs_chance_when_nothing_is_known_and_nothing_when_all_is():
+    candidates, counts = normal(3, 7, 64), counted()
+    chance = counts.sum(1, keepdim=True).clamp(min=1).log().expand(3, 7) * counts
+    torch.testing.assert_close(nce(torch.zeros(3, 7, 64), candidates, counts, 0.1), chance)
+    torch.testing.assert_close(nce(torch.ones(3, 7, 64), torch.ones(3, 7, 64), counts, 0.1), chance)
+    assert float(nce(candidates, candidates, counts, 0.02).max()) < 1e-3
+
+
+def prototypes_of(predicted, target, counts, prototypes, temperature, epsilon, iterations):
+    """Swapped prediction in float64, token by token."""
+    scores = [unit(f)[counts.numpy()] @ unit(prototypes).T for f in (predicted, target)]
+    codes = []
+    for score in scores:
+        plan = np.exp(score / epsilon)
+        for _ in range(iterations):
+            plan /= plan.sum(0, keepdims=True)
+            plan /= plan.sum(1, keepdims=True)
+        codes.append(plan.argmax(1))
+    each = np.zeros(counts.shape)
+    rows = np.arange(int(counts.sum()))
+    each[counts.numpy()] = -sum(log_softmax(s / temperature)[rows, c] for s, c in zip(scores, codes[::-1], strict=True)) / 2
+    return each
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_swapped_codes_follow_the_formula(autocast):
+    predicted, target, prototypes, counts = normal(3, 7, 10), normal(3, 7, 10, seed=1), normal(5, 10, seed=2), counted()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = swapped(predicted, target, prototypes, counts, 0.1, 0.05, 10)
+    want = prototypes_of(predicted, target, counts, prototypes, 0.1, 0.05, 10)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_prototypes_learn_from_the_target_s_side_only():
+    predicted, target, prototypes = (normal(*s, seed=i).requires_grad_() for i, s in enumerate([(3, 7, 10), (3, 7, 10), (5, 10)]))
+    got = torch.autograd.grad(swapped(predicted, target, prototypes, counted()).sum(), [predicted, target, prototypes])
+    scores = [torch.nn.functional.normalize(f[counted()], dim=-1) for f in (predicted, target)]
+    scores = [s @ torch.nn.functional.normalize(prototypes, dim=-1).T for s in scores]
+    one, other = (
+        torch.nn.functional.cross_entropy(s / 0.1, sinkhorn(codes).argmax(-1), reduction="sum") / 2
+        for s, codes in (scores, scores[::-1])
+    )
+    want = [
+        torch.autograd.grad(loss, of, retain_graph=True)[0]
+        for loss, of in ((one, predicted), (other, target), (other, prototypes))
     ]
-    assert math.isclose(float(scored.trivial), np.mean(costs), rel_tol=1e-4)
+    torch.testing.assert_close(list(got), want)
+    assert torch.autograd.grad(swapped(predicted, target.detach(), prototypes, counted()).sum(), prototypes)[0].abs().sum() > 0
 
 
-def test_what_is_not_valid_changes_neither_loss_nor_gradients(batch, tiny):
-    recipe = tiny()
-    valid = batch.valid.copy()
-    valid[:, 4] = False
+def test_features_that_agree_on_prototypes_cost_less_than_chance():
+    target, prototypes = normal(2, 50, 16), normal(8, 16, seed=1)
+    counts = torch.ones(2, 50, dtype=torch.bool)
+    same, other = (float(swapped(p, target, prototypes, counts).mean()) for p in (target, normal(2, 50, 16, seed=2)))
+    nothing = swapped(torch.zeros(2, 50, 16), torch.zeros(2, 50, 16), prototypes, counts)
+    torch.testing.assert_close(nothing, torch.full((2, 50), math.log(8)))
+    assert same < 0.7 * math.log(8) < other
+
+
+@pytest.mark.parametrize("partners", ["same", "all"])
+def test_agreement_of_pairs_follows_the_formula(partners):
+    one, other, counts = normal(3, 7, 10), normal(3, 7, 10, seed=1), counted()
+    cosines, want = np.einsum("bid,bjd->bij", unit(one), unit(other)), np.zeros((3, 7))
+    for b, i in np.argwhere(counts.numpy()):
+        want[b, i] = 1 - (cosines[b, i, i] if partners == "same" else cosines[b, i][counts[b].numpy()].mean())
+    np.testing.assert_allclose(pairs(one, other, counts, partners), want, rtol=1e-4, atol=1e-6)
+
+
+def test_only_all_pairs_reward_one_direction_for_all():
+    one, counts = normal(2, 30, 16), torch.ones(2, 30, dtype=torch.bool)
+    assert float(pairs(one, one, counts, "same").max()) < 1e-5 and float(pairs(one, one, counts, "all").mean()) > 0.5
+    assert float(pairs(torch.ones(2, 30, 16), torch.ones(2, 30, 16), counts, "all").max()) < 1e-5
+
+
+AMONG = {
+    "nce": lambda a, b, counts: nce(a, b, counts, 0.1),
+    "swapped": lambda a, b, counts: swapped(a, b, normal(4, 10, seed=2), counts),
+    "same": lambda a, b, counts: pairs(a, b, counts, "same"),
+    "all": lambda a, b, counts: pairs(a, b, counts, "all"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(AMONG))
+def test_tokens_that_do_not_count_are_compared_with_none(kind):
     results = []
-    for junk in (0.0, np.nan):
-        model = autoencoder.build(recipe)
-        values = np.where(valid, batch.values, np.float32(junk))
-        tokens = tokenizers.build(recipe).tokenize(dataclasses.replace(batch, values=values, valid=valid))
-        scored = MaskedReconstruction(recipe)(model, tokens, 0, CPU)
-        scored.loss.backward()
-        results.append([scored.loss.detach(), *(p.grad for p in model.parameters())])
-        assert all(torch.isfinite(r).all() for r in results[-1])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for junk in (0.0, 1e6, math.nan, math.inf):
+        one, other, counts = normal(3, 7, 10), normal(3, 7, 10, seed=1), counted()
+        one[~counts] = other[~counts] = junk
+        one, other = one.requires_grad_(), other.requires_grad_()
+        each = AMONG[kind](one, other, counts)
+        each.sum().backward()
+        assert (each[~counts] == 0).all() and (each[counts] != 0).all()
+        assert (one.grad[~counts] == 0).all() and one.grad[counts].abs().sum() > 0
+        results.append((each.detach(), one.grad, other.grad))
+    assert all(torch.equal(a, b) for r in results[1:] for a, b in zip(results[0], r, strict=True))
 
 
-def test_the_amplitude_of_what_is_hidden_does_not_reach_the_model(batch, tiny):
-    """Scaled up together, hidden patches must not be seen in the input: the model's predictions stay what they were."""
-    recipe = tiny()
-    tokens = tokenizers.build(recipe).tokenize(batch)
-    hidden = torch.zeros_like(tokens.valid).scatter(1, hidden_of(recipe, tokens, 0), True)
-    louder = dataclasses.replace(tokens, patches=torch.where(hidden[..., None], tokens.patches * 100, tokens.patches))
-    seen = []
-
-    class Spy(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = autoencoder.build(recipe)
-
-        def forward(self, given, visible, queries):
-            seen.append(self.model(given, visible, queries).detach())
-            return seen[-1]
-
-    for given in (tokens, louder):
-        MaskedReconstruction(recipe)(Spy(), given, 0, CPU)
-    assert torch.equal(*seen)
+@pytest.mark.parametrize("kind", sorted(AMONG))
+def test_the_order_of_tokens_is_the_order_of_losses(kind):
+    one, other, counts, order = normal(3, 7, 10), normal(3, 7, 10, seed=1), counted(), torch.randperm(7)
+    moved = AMONG[kind](one[:, order], other[:, order], counts[:, order])
+    torch.testing.assert_close(moved, AMONG[kind](one, other, counts)[:, order])
 
 
-def test_one_sample_can_be_overfitted(tiny):
-    """Forty steps on one sine with one mask must at least halve the loss: gradients flow through every part."""
-    recipe = tiny(data__kinds=("ecg",))
-    time = np.arange(200, dtype=np.float32) / 100
-    values = np.stack([np.sin(2 * np.pi * time), np.cos(2 * np.pi * time)])[None].astype(np.float32) * np.float32(2**0.5)
-    channels = tuple(Channel(n, n, "ecg", "mV", 1e-3, 100.0) for n in ("I", "V2"))
-    tokens = tokenizers.build(recipe).tokenize(Batch(values, np.ones(values.shape, bool), (channels,)))
-    model, objective = autoencoder.build(recipe), MaskedReconstruction(recipe)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(40):
-        scored = objective(model, tokens, 0, CPU)
-        optimizer.zero_grad()
-        scored.loss.backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimizer.step()
-        losses.append(float(scored.loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+@pytest.mark.parametrize("kind", [*sorted(AMONG), "cosine", "sce"])
+@pytest.mark.parametrize("counting", [True, False])
+def test_gradients_are_finite_and_bounded_at_zero_vectors_and_where_nothing_counts(kind, counting):
+    forms = AMONG | {"cosine": lambda a, b, _: cosine(a, b), "sce": lambda a, b, _: sce(a, b, 2.0)}
+    zero, other = torch.zeros(2, 4, 10, requires_grad=True), normal(2, 4, 10)
+    each = forms[kind](zero, other, torch.full((2, 4), counting))
+    each.sum().backward()
+    assert torch.isfinite(each).all() and torch.isfinite(zero.grad).all() and zero.grad.abs().max() < 1e6

@@ -17,7 +17,7 @@ from readers.schema import ReadError, SignalLike, Window
 from tests.audio_files import audio, song
 from toolkit import recipe as recipes
 from toolkit.corpus.inputs import Input
-from toolkit.model import autoencoder, folder
+from toolkit.model import folder, masked
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration import damage, phase
 from toolkit.restoration.audio import AudioRepairer
@@ -40,7 +40,7 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     recipe = recipes.resolve("bird-mae", size="tiny", flags=dict(SMALL))
     place = tmp_path_factory.mktemp("birdmae")
     (place / folder.RECIPE).write_text(recipes.to_toml(recipe))
-    folder.save_weights(autoencoder.build(recipe), place / folder.WEIGHTS)
+    folder.save_weights(masked.build(recipe), place / folder.WEIGHTS)
     return folder.load(place)
 
 

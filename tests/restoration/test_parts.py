@@ -1,17 +1,25 @@
 """The small parts of restore: damage, spans and scores."""
 
+import copy
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from readers import open_recording
+from tests.conftest import TINY
 from tests.ecg import record
+from toolkit import recipe as recipes
 from toolkit.errors import UsageError
+from toolkit.model import masked
+from toolkit.model.folder import LoadedModel
 from toolkit.restoration import damage, spans
 from toolkit.restoration.metrics import Piece, scores, table
+from toolkit.restoration.repair import Repairer
 from toolkit.restoration.spans import Span
 
 
@@ -57,6 +65,27 @@ def test_merged_spans_cover_the_same_samples_once(items: list[tuple[int, int, in
 def test_runs_are_the_true_samples(mask: list[bool]) -> None:
     found = spans.runs(np.array(mask, dtype=bool))
     assert [i for a, b in found for i in range(a, b)] == [i for i, true in enumerate(mask) if true]
+
+
+def model_of(name: str) -> LoadedModel:
+    """A model of an objective on ECG that has learnt nothing."""
+    flags = {k: v for k, v in copy.deepcopy(TINY).items() if name != "spark" or k not in ("encoder",)}
+    recipe = recipes.resolve(name, size="tiny", domain="cardiac", flags=flags)
+    return LoadedModel(masked.build(recipe).eval(), recipe, "none", Path("run"), ())
+
+
+@pytest.mark.parametrize("name", ["mae", "spark", "byol", "hubert"])
+def test_a_model_that_predicts_no_patches_as_they_are_cannot_repair_and_says_what_can(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"'run' cannot repair: no term of its objective '{name}'.*target = 'raw'"):
+        Repairer(model_of(name), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["bert", "cae", "gmml", "global-token"])
+def test_a_model_of_any_objective_that_does_can(recording, name: str) -> None:
+    repairer = Repairer(model_of(name), torch.device("cpu"))
+    first, again = (list(repairer.repair(recording, [Span(2, 1000, 1150)])) for _ in range(2))
+    assert [len(one.values) for one in first] == [150] and np.isfinite(first[0].values).all()
+    assert np.array_equal(first[0].values, again[0].values)  # nothing is drawn at random
 
 
 def test_scores_of_known_errors() -> None:

@@ -17,7 +17,7 @@ from tests import points_files
 from toolkit import recipe as recipes
 from toolkit.corpus.inputs import Input
 from toolkit.errors import UsageError
-from toolkit.model import autoencoder
+from toolkit.model import masked
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration import damage as damages
 from toolkit.restoration import points, rows, spans
@@ -39,7 +39,7 @@ SMALL = {
 def made(**more: Any) -> LoadedModel:
     """A model that has learnt nothing."""
     recipe = recipes.resolve("point-cmae", size="tiny", flags=SMALL | {k.replace("__", "."): v for k, v in more.items()})
-    return LoadedModel(autoencoder.build(recipe).eval(), recipe, "none", Path(), ())
+    return LoadedModel(masked.build(recipe).eval(), recipe, "none", Path(), ())
 
 
 @pytest.fixture(scope="module")

@@ -114,8 +114,11 @@ def test_a_flat_run_across_a_block_of_reading_is_one_span(tmp_path) -> None:
 
 
 def test_scores_agree_with_formulas_on_the_files_on_disk(restore, tmp_path) -> None:
-    path = record(tmp_path / "in", "s", seconds=30, seed=2)
+    values = signals(["II", "V5"], 30, seed=2)
+    values[0] = 3.0  # the range of the file then holds whatever the model predicts
+    path = record(tmp_path / "in", "s", values=values)
     done = restore(path, damage="block:0.2")
+    assert done.facts["clipped"] == 0
     side = json.loads(Path(done.facts["out"]).with_suffix(".restored.json").read_text())
     truth, after = physical(path), physical(done.facts["out"])
     names = ["II", "V5"]

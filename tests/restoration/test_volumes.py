@@ -19,7 +19,7 @@ from tests import mri_files
 from toolkit import recipe as recipes
 from toolkit.corpus.inputs import Input
 from toolkit.errors import UsageError
-from toolkit.model import autoencoder
+from toolkit.model import masked
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration import boxes, spans, volumes, voxels
 from toolkit.restoration import damage as damages
@@ -44,7 +44,7 @@ SMALL = {
 def model() -> LoadedModel:
     """A model that has learnt nothing."""
     recipe = recipes.resolve("bm-mae", size="tiny", flags=SMALL)
-    return LoadedModel(autoencoder.build(recipe).eval(), recipe, "none", Path(), ())
+    return LoadedModel(masked.build(recipe).eval(), recipe, "none", Path(), ())
 
 
 @pytest.fixture(scope="module")

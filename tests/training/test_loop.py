@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -12,13 +13,16 @@ import torch
 from safetensors import safe_open
 
 from readers.schema import ReadError
+from tests.conftest import TINY
+from toolkit import recipe as recipes
 from toolkit.corpus.batches import BatchSampler
 from toolkit.errors import Interrupted, ToolkitError, UsageError
 from toolkit.interrupts import StopSignals
-from toolkit.model import autoencoder, folder
+from toolkit.model import folder, masked
 from toolkit.progress import Progress
 from toolkit.training import checkpoint, loop
-from toolkit.training.loop import METRICS, Trainer, keep_lines, read_metrics
+from toolkit.training.loop import Trainer
+from toolkit.training.meter import METRICS, keep_lines, read_metrics
 from toolkit.training.run import Job
 
 CPU = torch.device("cpu")
@@ -39,7 +43,7 @@ class Sampler(BatchSampler):
 def train(run, recipe, sources, *, resume=False, step=None, act=None, workers=1):
     """Train in a folder; ``act`` on the batch of ``step`` (counted from 0)."""
     run.mkdir(exist_ok=True)
-    trainer = Trainer(recipe, autoencoder.build(recipe), Sampler(sources, recipe, step, act), run, device=CPU, workers=workers)
+    trainer = Trainer(recipe, masked.build(recipe), Sampler(sources, recipe, step, act), run, device=CPU, workers=workers)
     if resume:
         trainer.resume()
     with StopSignals() as stop, Progress("train", recipe.training.steps, "steps", enabled=False) as progress:
@@ -71,12 +75,18 @@ def test_a_run_logs_every_second_step_and_keeps_two_checkpoints(whole, tiny):
     assert [row["step"] for row in lines(run)] == [2, 4, 6, 8]
     assert [p.name for p in checkpoint.found(run)] == ["step-00000006.safetensors", "step-00000008.safetensors"]
     assert summary.steps == 8 and summary.loss == lines(run)[-1]["loss"] and summary.samples_per_s > 0
-    assert {"step", "loss", "loss_trivial", "learning_rate", "grad_norm"} == set(lines(run)[0])
-    assert all(math.isfinite(v) for row in read_metrics(run) for v in row.values())
-    initial = autoencoder.build(tiny()).state_dict()
+    figures = {"step", "loss", "loss_trivial", "learning_rate", "grad_norm", "rank"}
+    assert figures | {"terms", "deviation", "collapsed"} == set(lines(run)[0])
+    for row in read_metrics(run):
+        (term,), (spread,) = row["terms"].values(), row["deviation"].values()
+        assert set(term) == {"loss", "trivial", "copy"} and set(spread) == {"predicted", "target"}
+        assert (term["loss"], term["trivial"]) == (row["loss"], row["loss_trivial"])  # one term of weight 1
+        assert all(math.isfinite(v) for part in (row, term, spread) for k, v in part.items() if isinstance(v, float))
+        assert 1 <= row["rank"] <= 32 and row["collapsed"] == []
+    initial = masked.build(tiny()).state_dict()
     with safe_open(run / folder.WEIGHTS, "pt") as saved, safe_open(checkpoint.found(run)[-1], "pt") as last:
         for key, value in initial.items():
-            assert torch.equal(saved.get_tensor(key), last.get_tensor(f"model.{key}"))
+            assert torch.equal(saved.get_tensor(key), last.get_tensor(f"model.model.{key}"))
             assert not torch.equal(saved.get_tensor(key), value), key  # every parameter was trained
 
 
@@ -100,6 +110,24 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path, sources, tiny, k
     assert not (run / folder.WEIGHTS).exists()
     train(run, tiny(), sources, resume=True)
     assert weights(run) == weights(whole[0]) and lines(run) == lines(whole[0])
+
+
+@pytest.mark.parametrize("name", ["data2vec2", "hubert", "byol"])
+def test_a_teacher_and_codes_that_were_fitted_go_on_to_the_same_bits_too(tmp_path, sources, name):
+    """A teacher that follows, codes fitted before the first step, and pairs of windows with a projection that follows."""
+    recipe = recipes.resolve(name, size="tiny", domain="cardiac", flags=copy.deepcopy(TINY))
+    train(tmp_path / "whole", recipe, sources)
+    with pytest.raises(KeyError):
+        train(tmp_path / "halves", recipe, sources, step=5, act=fail)
+    trainer, _ = train(tmp_path / "halves", recipe, sources, resume=True)
+    assert weights(tmp_path / "halves") == weights(tmp_path / "whole")
+    assert lines(tmp_path / "halves") == lines(tmp_path / "whole")
+    with safe_open(checkpoint.found(tmp_path / "whole")[-1], "pt") as whole:
+        mine = trainer.objective.state_dict()
+        assert {k.removeprefix("model.") for k in whole.keys() if k.startswith("model.")} == set(mine)  # noqa: SIM118
+        assert all(torch.equal(value, whole.get_tensor(f"model.{key}")) for key, value in mine.items())
+    saved = safe_open(tmp_path / "whole" / folder.WEIGHTS, "pt").keys()
+    assert set(saved) == set(trainer.model.state_dict())  # the model alone is what others load
 
 
 def test_lines_after_the_checkpoint_and_a_cut_line_are_not_kept_twice(whole, tmp_path, sources, tiny):
@@ -141,11 +169,11 @@ def test_a_loss_that_is_not_finite_names_step_and_files_and_touches_no_weight(tm
     def spoil(batch):
         return dataclasses.replace(batch, values=np.full_like(batch.values, junk))
 
-    def build(recipe, made=autoencoder.build):
+    def build(recipe, made=masked.build):
         held["model"] = made(recipe)
         return held["model"]
 
-    monkeypatch.setattr(autoencoder, "build", build)
+    monkeypatch.setattr(masked, "build", build)
     with pytest.raises(ToolkitError) as error:
         train(run, recipe, sources, step=6, act=spoil)
     files = dict.fromkeys(BatchSampler(sources, recipe).batch(6).sources)
@@ -153,7 +181,7 @@ def test_a_loss_that_is_not_finite_names_step_and_files_and_touches_no_weight(tm
     assert not any(str(s.recording.path) in str(error.value) for s in sources if str(s.recording.path) not in files)
     with safe_open(checkpoint.found(run)[-1], "pt") as last:  # written after step 6
         assert last.metadata()["position"].startswith('{"step": 6,')
-        assert all(torch.equal(v, last.get_tensor(f"model.{k}")) for k, v in held["model"].state_dict().items())
+        assert all(torch.equal(v, last.get_tensor(f"model.model.{k}")) for k, v in held["model"].state_dict().items())
 
 
 def test_a_file_that_can_no_longer_be_read_is_named_and_the_run_can_go_on(whole, tmp_path, sources, tiny):
@@ -205,7 +233,7 @@ def test_a_signal_leaves_a_checkpoint_that_continues_to_the_same_bits(whole, tmp
             if step == 5:
                 os.kill(os.getpid(), number)
 
-    trainer = Trainer(recipe, autoencoder.build(recipe), BatchSampler(sources, recipe), tmp_path, device=CPU)
+    trainer = Trainer(recipe, masked.build(recipe), BatchSampler(sources, recipe), tmp_path, device=CPU)
     with pytest.raises(Interrupted, match=r"step-00000005.*--resume") as error, StopSignals() as stop:
         trainer.train(Stopping("train", 8, "steps", enabled=False), stop)
     assert error.value.exit_code == code and done == [1, 2, 3, 4, 5]
@@ -216,10 +244,10 @@ def test_a_signal_leaves_a_checkpoint_that_continues_to_the_same_bits(whole, tmp
 
 def test_a_checkpoint_holds_position_optimizer_and_random_state(whole, sources, tiny):
     path = checkpoint.found(whole[0])[-1]
-    model = autoencoder.build(tiny(), 77)
+    model = masked.build(tiny(), 77)
     trainer = Trainer(tiny(), model, BatchSampler(sources, tiny()), whole[0], device=CPU)
     torch.manual_seed(5)
-    position = checkpoint.load(path, model, trainer.optimizer)
+    position = checkpoint.load(path, trainer.objective, trainer.optimizer)
     assert position.step == 8 and position.recipe == trainer.position.recipe
     with safe_open(path, "pt") as saved:
         assert torch.equal(torch.get_rng_state(), saved.get_tensor("random.cpu"))
@@ -269,9 +297,22 @@ def test_init_starts_from_the_weights_of_another_model_and_refuses_another_shape
     made.prepare(init=whole[0], resume=False, overwrite=False)
     with safe_open(whole[0] / folder.WEIGHTS, "pt") as saved:
         assert all(torch.equal(v, saved.get_tensor(k)) for k, v in made.trainer.model.state_dict().items())
+    assert made.fresh == []
     with pytest.raises(UsageError, match="has shape"):
         job(sources, tiny(tokenizer__patch=20), tmp_path / "other").prepare(init=whole[0], resume=False, overwrite=False)
     assert not (tmp_path / "other").exists()
+
+
+def test_init_of_another_objective_takes_the_encoder_and_names_what_is_fresh(whole, tmp_path, sources):
+    recipe = recipes.resolve("hubert", size="tiny", domain="cardiac", flags=copy.deepcopy(TINY))
+    made = job(sources, recipe, tmp_path / "run")
+    made.prepare(init=whole[0], resume=False, overwrite=False)
+    taken, fresh = made.trainer.model.state_dict(), masked.build(recipe).state_dict()
+    with safe_open(whole[0] / folder.WEIGHTS, "pt") as saved:
+        for key, value in taken.items():
+            assert torch.equal(value, saved.get_tensor(key) if key.startswith("encoder.") else fresh[key]), key
+    rest = {key for key in fresh if not key.startswith("encoder.")}
+    assert rest and rest == {key for key in fresh for part in made.fresh if key == part or key.rpartition(".")[0] == part}
 
 
 def test_a_failed_job_says_so_in_its_record(tmp_path, sources, tiny):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.model import autoencoder
+from toolkit.model import masked
 from toolkit.training import optimizer
 
 
@@ -27,7 +27,7 @@ def test_the_rate_is_positive_and_at_most_its_peak_however_short_the_run(tiny, w
 
 def test_matrices_decay_and_nothing_else(tiny):
     recipe = tiny(optimizer__weight_decay=0.3, optimizer__betas=(0.8, 0.9))
-    model = autoencoder.build(recipe)
+    model = masked.build(recipe)
     built = optimizer.build(model, recipe)
     decayed, plain = ({id(p) for p in group["params"]} for group in built.param_groups)
     matrices = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}

@@ -169,23 +169,26 @@ def options_for(
 ) -> Options:
     """The options of an embedding, the recipe's where none are given. Raises UsageError."""
     from toolkit.embedding.encoder import DEFAULT_BATCH, Options
-    from toolkit.embedding.pooling import POOLS
+    from toolkit.embedding.pooling import POOLINGS
     from toolkit.errors import UsageError, did_you_mean
+    from toolkit.recipe import TransformerTable
 
     recipe = loaded.recipe
     pool, layer = pool or recipe.embedding.pool, layer if layer is not None else recipe.embedding.layer
-    if pool not in POOLS:
-        raise UsageError(f"There is no pooling '{pool}'. {did_you_mean(pool, POOLS)}")
+    if pool not in POOLINGS:
+        raise UsageError(f"There is no pooling '{pool}'. {did_you_mean(pool, POOLINGS)}")
     if level not in ("window", "recording", "token"):
         raise UsageError(f"--level is window, recording or token, got '{level}'.")
-    if layer < -recipe.encoder.depth - 1:
-        raise UsageError(
-            f"--layer {layer} is below the first of {recipe.encoder.depth} blocks; the lowest is {-recipe.encoder.depth - 1}."
-        )
+    if pool == "class" and not getattr(recipe.encoder, "class_token", False):
+        raise UsageError("--pool class needs a model with a class token; this one was trained without (encoder.class_token).")
+    blocks = recipe.encoder.depth if isinstance(recipe.encoder, TransformerTable) else 0
+    if layer < -blocks - 1:
+        raise UsageError(f"--layer {layer} is below the first of {blocks} blocks; the lowest is {-blocks - 1}.")
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f"--batch-size takes a number of windows or auto, got '{batch_size}'.")
     length = window or recipe.data.window
-    return Options(level, length, stride or length, layer, pool, DEFAULT_BATCH if batch_size == "auto" else int(batch_size))
+    size = DEFAULT_BATCH if batch_size == "auto" else int(batch_size)
+    return Options(level, length, stride or length, layer, pool, size, recipe.embedding.layers)
 
 
 def _finished(out: str, plan: dict[str, object]) -> dict[str, Any] | None:

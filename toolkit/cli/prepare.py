@@ -70,8 +70,9 @@ def prepare(
     record = RunRecord("prepare")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
-    resolved = recipes.resolve(recipe, size=size, settings=settings or ())
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
+    on = corpus.domain_of(gathered, recipes.domains_of(recipe), domain)
+    resolved = recipes.resolve(recipe, size=size, settings=settings or (), domain=on)
     job = Preparation(resolved, gathered, out, arguments=data, workers=workers or machine.available_cores())
     job.start(resume=resume, overwrite=overwrite)
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)

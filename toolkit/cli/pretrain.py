@@ -71,19 +71,23 @@ def pretrain(
     from toolkit.errors import UsageError
     from toolkit.interrupts import StopSignals
     from toolkit.progress import Progress
+    from toolkit.recipe import Recipe
     from toolkit.training.run import Job
 
     if steps is not None and epochs is not None:
         raise UsageError("--steps and --epochs exclude each other.")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
-    resolved = recipes.resolve(
-        recipe,
-        size=size,
-        settings=settings or (),
-        flags={"training.steps": steps, "training.batch_size": batch_size, "training.seed": seed},
-    )
+    if domain is not None or len(recipes.domains_of(recipe)) == 1:  # its errors come before those of the data
+        recipes.resolve(recipe, size=size, settings=settings or (), domain=domain)
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
+    on = corpus.domain_of(gathered, recipes.domains_of(recipe), domain)
+
+    def resolve(steps: int | None) -> Recipe:
+        flags = {"training.steps": steps, "training.batch_size": batch_size, "training.seed": seed}
+        return recipes.resolve(recipe, size=size, settings=settings or (), flags=flags, domain=on)
+
+    resolved = resolve(steps)
     if print_config and epochs is None:
         put(recipes.to_toml(resolved).rstrip())
         return 0
@@ -92,28 +96,27 @@ def pretrain(
         raise UsageError(f"None of {len(gathered.items)} recordings can be used. {failures[0].reason}.")
     if epochs is not None:
         whole = max(1, math.ceil(epochs * BatchSampler(sources, resolved).num_windows / resolved.training.batch_size))
-        resolved = recipes.resolve(
-            recipe,
-            size=size,
-            settings=settings or (),
-            flags={"training.steps": whole, "training.batch_size": batch_size, "training.seed": seed},
-        )
+        resolved = resolve(whole)
     if print_config:
         put(recipes.to_toml(resolved).rstrip())
         return 0
     say_inputs(gathered, failures, notes, quiet=quiet, verbose=verbose)
-    on = machine.use_device(device)
-    job = Job(resolved, sources, failures, out, device=on, bf16=machine.use_bf16(precision, on), workers=workers)
+    place = machine.use_device(device)
+    job = Job(resolved, sources, failures, out, device=place, bf16=machine.use_bf16(precision, place), workers=workers)
     job.prepare(init=init, resume=resume, overwrite=overwrite)
     say(job.headline, quiet=quiet)
+    if job.fresh:
+        say(
+            f"Not in {init}, so begun afresh: {', '.join(job.fresh[:4])}{' and more' if len(job.fresh) > 4 else ''}.", quiet=quiet
+        )
     known = len(failures)
     with StopSignals() as stop, Progress("pretrain", resolved.training.steps, "steps", enabled=not quiet) as progress:
         facts = job.run(progress, stop)
     for failure in failures[known:]:
         warn(f"{failure.path} is damaged inside; other recordings stood in for it: {failure.reason}.", quiet=quiet)
     say(
-        f"loss {facts['loss']:.4f} where predicting every channel's mean costs {facts['loss_trivial']:.4f}; "
-        f"{facts['samples_per_s']:.1f} windows/s; curve in {out / 'loss.png'}",
+        f"loss {facts['loss']:.4f} where the trivial prediction costs {facts['loss_trivial']:.4f}; "
+        f"{facts['samples_per_s']:.1f} windows/s; curves and pictures in {out / 'report.html'}",
         quiet=quiet,
     )
     if json_:

@@ -24,17 +24,17 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
     import torch
 
     from toolkit import recipe as table
-    from toolkit.model import autoencoder
+    from toolkit.model import masked
 
     rows: list[dict[str, Any]] = []
     for name in table.names():
         one = table.resolve(name)
         with torch.device("meta"):
-            parameters = sum(p.numel() for p in autoencoder.MaskedAutoencoder(one).parameters())
+            parameters = sum(p.numel() for p in masked.MaskedModel(one).parameters())
         rows.append(
             {
                 "name": name,
-                "domains": one.domains,
+                "domains": table.domains_of(name),
                 "backend": one.backend,
                 "objective": one.objective,
                 "paper": one.paper,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,31 +27,49 @@ TRIES = 8  # draws for a window that is at least half valid before one is taken 
 
 @dataclass(frozen=True)
 class Batch:
-    """B scaled samples of C channels: ``values`` float32 and ``valid`` bool, (B, C, T), (B, C, X, Y, Z) or (B, 3, N)."""
+    """B scaled samples of C channels: ``values`` float32 and ``valid`` bool, (B, C, T), (B, C, X, Y, Z) or (B, 3, N).
+
+    ``sources``: the paths of the recordings; ``subjects``: whose they are; ``other``: another window of each of them,
+    with the same channels, where the recipe looks at one.
+    """
 
     values: FloatArray
     valid: NDArray[np.bool_]
     channels: tuple[tuple[Channel, ...], ...]
     sources: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    other: Batch | None = None
 
 
-def collate(samples: Sequence[Scaled], sources: Sequence[str] = ()) -> Batch:
+def collate(samples: Sequence[Scaled], sources: Sequence[str] = (), subjects: Sequence[str] = ()) -> Batch:
     """Stack samples of one channel count."""
     return Batch(
         np.stack([s.values for s in samples]),
         np.stack([s.valid for s in samples]),
         tuple(s.channels for s in samples),
         tuple(sources),
+        tuple(subjects),
     )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recording to draw from: its usable channels and its length on the model's grid."""
+    """A recording to draw from: its usable channels, its length on the model's grid, and the subject by a manifest."""
 
     recording: Recording
     channels: tuple[int, ...]
     length: int
+    given_subject: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The recording's path."""
+        return str(self.recording.path)
+
+    @property
+    def subject(self) -> str:
+        """Whose recording it is, by the manifest or the file itself; where neither says, one subject a recording."""
+        return self.given_subject or self.recording.ids.get("subject") or self.path
 
 
 class BatchSampler:
@@ -66,6 +84,7 @@ class BatchSampler:
         self.layouts = [np.flatnonzero(counts == c) for c in np.unique(counts)]
         self.layout_odds = np.array([weight[rows].sum() for rows in self.layouts]) / weight.sum()
         self.odds = [weight[rows] / weight[rows].sum() for rows in self.layouts]
+        self.pairs = any(p.view == "other" for p in recipe.passes)
         self.broken: dict[str, str] = {}  # recordings that turned out to be damaged inside, and why
 
     @property
@@ -73,34 +92,46 @@ class BatchSampler:
         """Whole windows in the data: one epoch."""
         return sum(self.framing.count(s.length) for s in self.sources)
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """All subjects that a batch can name, in order."""
+        return tuple(sorted({s.subject for s in self.sources}))
+
     def batch(self, step: int) -> Batch:
         """The batch of a step; for a window that cannot be read, another recording's. Raises ReadError when none can."""
         rng = np.random.Generator(np.random.Philox(key=[self.recipe.training.seed, step]))
         layout = rng.choice(len(self.layouts), p=self.layout_odds)
         rows = rng.choice(self.layouts[layout], size=self.recipe.training.batch_size, p=self.odds[layout])
         drawn = [self._readable(row, layout, rng) for row in rows]
-        return collate([sample for sample, _ in drawn], [path for _, path in drawn])
+        about = [source.path for source, _ in drawn], [source.subject for source, _ in drawn]
+        first, *others = (collate(samples, *about) for samples in zip(*(views for _, views in drawn), strict=True))
+        return replace(first, other=others[0]) if others else first
 
-    def _readable(self, row: int, layout: int, rng: np.random.Generator) -> tuple[Scaled, str]:
-        """A sample and the path it came from: of the source in ``row``, or, where that cannot be read, of another."""
+    def _readable(self, row: int, layout: int, rng: np.random.Generator) -> tuple[Source, list[Scaled]]:
+        """The source in ``row`` and one or two samples of it; where it cannot be read, another."""
         for _ in range(SUBSTITUTES):
             source = self.sources[row]
-            path = str(source.recording.path)
             try:
-                return self._draw(source, rng), path
+                return source, self._views(source, rng)
             except ReadError as problem:
-                self.broken[path] = str(problem)
+                self.broken[source.path] = str(problem)
             row = rng.choice(self.layouts[layout], p=self.odds[layout])
-        raise ReadError(self.broken[path])
+        raise ReadError(self.broken[source.path])
 
-    def _draw(self, source: Source, rng: np.random.Generator) -> Scaled:
+    def _views(self, source: Source, rng: np.random.Generator) -> list[Scaled]:
+        """A window and, where the recipe looks at two, another of the same channels, drawn without regard to the first."""
+        first, channels = self._draw(source, None, rng)
+        return [first, self._draw(source, channels, rng)[0]] if self.pairs else [first]
+
+    def _draw(self, source: Source, channels: list[int] | None, rng: np.random.Generator) -> tuple[Scaled, list[int]]:
+        """A window of these channels, or of some that are drawn with it, and which they are."""
         for _ in range(TRIES):
-            channels = self.framing.choose(source.channels, rng)
+            taken = self.framing.choose(source.channels, rng) if channels is None else channels
             window = self.framing.draw(source.recording, source.length, rng)
-            sample = self.framing.load(source.recording, window, channels, rng)
+            sample = self.framing.load(source.recording, window, taken, rng)
             if sample.valid.mean() >= 0.5:
                 break
-        return sample
+        return sample, taken
 
 
 class Prefetcher:

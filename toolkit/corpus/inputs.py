@@ -200,3 +200,26 @@ def _handle(path: Path) -> Path | None:
     """The header beside a signal or annotation file that was named in its place."""
     beside = [path.with_suffix(s) for r in readers.READERS if path.suffix in r.companions for s in r.suffixes]
     return next((handle for handle in beside if handle.is_file()), None)
+
+
+def domain_of(gathered: Inputs, domains: Sequence[str], domain: str | None = None) -> str | None:
+    """The domain of DATA for a recipe that runs on several ``domains``: the one asked for, or the one all inputs are of.
+
+    None for a recipe of one domain. Raises UsageError where inputs are of several, or none can be opened.
+    """
+    if len(domains) == 1 or domain is not None:
+        return domain if len(domains) > 1 else None
+    found: dict[str, int] = {}
+    for item in gathered.items:
+        try:
+            one = str(item.prepared.row["domain"]) if item.prepared else open_input(item).domain
+        except ReadError:
+            continue
+        found[one] = found.get(one, 0) + 1
+    if len(found) != 1:
+        raise UsageError(
+            f"This recipe runs on one of {', '.join(domains)}, and DATA has "
+            f"{', '.join(f'{count} of {name}' for name, count in sorted(found.items())) or 'none that can be opened'}. "
+            "Choose with --domain."
+        )
+    return next(iter(found))

@@ -13,9 +13,10 @@ from readers.schema import FloatArray, ReadError, Recording
 from toolkit.corpus import framing
 from toolkit.corpus.batches import collate
 from toolkit.corpus.scaled import Extent, Scaled
-from toolkit.embedding.pooling import POOLS, pooled_width
+from toolkit.embedding.pooling import pooled, pooled_width
 from toolkit.model import tokenizers
-from toolkit.model.autoencoder import MaskedAutoencoder
+from toolkit.model.masked import MaskedModel
+from toolkit.model.states import States
 from toolkit.model.tokens import TokenSet
 from toolkit.recipe import Recipe
 
@@ -24,7 +25,8 @@ DEFAULT_BATCH = 64
 
 @dataclass(frozen=True)
 class Options:
-    """How windows are cut and pooled. ``window`` and ``stride`` in seconds, mm or rows; ``layer`` -1 is the last."""
+    """How windows are cut and pooled. ``window`` and ``stride`` in seconds, mm or rows; ``layer`` -1 is the last;
+    the mean of ``layers`` up to it is taken."""
 
     level: str
     window: float
@@ -32,6 +34,7 @@ class Options:
     layer: int
     pool: str
     batch_size: int = DEFAULT_BATCH
+    layers: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,7 @@ class Rows:
 class RecordingEncoder:
     """An encoder with its recipe's preprocessing, on a device."""
 
-    def __init__(
-        self, model: MaskedAutoencoder, recipe: Recipe, options: Options, device: torch.device, *, bf16: bool = False
-    ) -> None:
+    def __init__(self, model: MaskedModel, recipe: Recipe, options: Options, device: torch.device, *, bf16: bool = False) -> None:
         self.model = model.to(device).eval()
         self.recipe, self.options, self.device, self.bf16 = recipe, options, device, bf16
         self.tokenizer = tokenizers.build(recipe)
@@ -80,10 +81,10 @@ class RecordingEncoder:
             batch = [self.framing.load(recording, window, channels) for window in part]
             tokens, states = self._states(batch)
             if self.options.level == "token":
-                yield self._token_rows(recording, part, batch[0], tokens, states)
+                yield self._token_rows(recording, part, batch[0], tokens, states.last.float())
                 continue
             kept = tokens.valid.any(1)
-            vectors = POOLS[self.options.pool](states, tokens.valid).float()[kept].cpu().numpy()
+            vectors = pooled(self.options.pool, states, tokens.valid).float()[kept].cpu().numpy()
             spans = np.array([self.framing.interval(recording, window) for window in part])[kept.cpu().numpy()]
             yield Rows(spans[:, 0], spans[:, 1], vectors)
 
@@ -112,7 +113,7 @@ class RecordingEncoder:
             part = pieces[first : first + self.options.batch_size]
             tokens, states = self._states([self.framing.load(recording, piece.window, channels) for _, piece in part])
             inside = _inside(tokens, [(piece.low, piece.high) for _, piece in part])
-            vectors = POOLS[self.options.pool](states, inside).double().cpu().numpy()
+            vectors = pooled(self.options.pool, states, inside).double().cpu().numpy()
             for row, (index, _), counts in zip(vectors, part, inside.any(1).tolist(), strict=True):
                 total[index] += row * counts
                 count[index] += counts
@@ -120,10 +121,10 @@ class RecordingEncoder:
             return (total / count[:, None]).astype(np.float32)
 
     @torch.inference_mode()
-    def _states(self, batch: Sequence[Scaled]) -> tuple[TokenSet, torch.Tensor]:
+    def _states(self, batch: Sequence[Scaled]) -> tuple[TokenSet, States]:
         tokens = self.tokenizer.tokenize(collate(batch), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            return tokens, self.model.encoder(tokens, self.options.layer).float()
+            return tokens, self.model.features(tokens, self.options.layer, self.options.layers)
 
 
 def _inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from toolkit.model.states import States
+
 
 def mean(states: Tensor, counts: Tensor) -> Tensor:
     """states (B, N, D), counts bool (B, N) -> (B, D)."""
@@ -29,6 +31,14 @@ def mean_and_deviation(states: Tensor, counts: Tensor) -> Tensor:
 def mean_and_maximum(states: Tensor, counts: Tensor) -> Tensor:
     """Mean and largest value over tokens, (B, 2 D): what holds throughout, and what happens once."""
     return torch.cat([mean(states, counts), maximum(states, counts)], dim=-1)
+
+
+POOLINGS = ("mean", "max", "meanstd", "meanmax", "class")
+
+
+def pooled(pool: str, states: States, counts: Tensor) -> Tensor:
+    """One vector a sample of ``states.last`` (B, N, D) where ``counts`` bool (B, N), or the state of the class token."""
+    return states.class_state() if pool == "class" else POOLS[pool](states.last, counts)
 
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -17,9 +17,11 @@ from typing import IO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from toolkit.embedding.encoder import Rows
+from toolkit.objective.spectrum import rank_of_moments
 
 FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow", ".csv": "csv", ".jsonl": "jsonl", ".npy": "npy"}
 ROW_GROUP = 4096
@@ -211,12 +213,8 @@ class Gram:
         self.rows += len(block)
 
     def effective_rank(self) -> float | None:
-        """RankMe (2210.02885): exp of the entropy of the normalised singular values of the uncentred (rows, D) matrix."""
-        if not self.rows:
-            return None
-        values = np.sqrt(np.clip(np.linalg.eigvalsh(self.sum), 0, None))
-        share = values / max(values.sum(), 1e-300) + 1e-7
-        return float(np.exp(-(share * np.log(share)).sum()))
+        """RankMe of the (rows, D) matrix, see :mod:`toolkit.objective.spectrum`; None for no rows."""
+        return rank_of_moments(torch.from_numpy(self.sum)) if self.rows else None
 
 
 def default_format(out: str) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from toolkit import files
 from toolkit import recipe as recipes
 from toolkit.errors import UsageError
-from toolkit.model.autoencoder import MaskedAutoencoder, build
+from toolkit.model.masked import MaskedModel, build
 from toolkit.recipe import Recipe
 
 WEIGHTS, RECIPE, RUN = "model.safetensors", "recipe.toml", "run.json"
@@ -24,7 +24,7 @@ WEIGHTS, RECIPE, RUN = "model.safetensors", "recipe.toml", "run.json"
 class LoadedModel:
     """A model in evaluation mode with the recipe it replays, its hash and the channels it was trained on."""
 
-    model: MaskedAutoencoder
+    model: MaskedModel
     recipe: Recipe
     hash: str
     path: Path
@@ -108,6 +108,19 @@ def fill(model: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> Non
             "Weights and recipe.toml must come from one run."
         )
     model.load_state_dict(tensors)
+
+
+def start_from(model: MaskedModel, tensors: dict[str, Tensor], where: Path) -> list[str]:
+    """Take over weights of another model: its encoder whole, and of the rest what fits; returns what keeps its fresh weights.
+
+    Raises UsageError where the encoders differ.
+    """
+    prefix = "encoder."
+    fill(model.encoder, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, where)
+    own = model.state_dict()
+    rest = {k: v for k, v in tensors.items() if not k.startswith(prefix) and k in own and own[k].shape == v.shape}
+    model.load_state_dict(rest, strict=False)
+    return sorted({k.rpartition(".")[0] or k for k in own if not k.startswith(prefix) and k not in rest})
 
 
 def _trained_channels(folder: Path) -> tuple[str, ...]:

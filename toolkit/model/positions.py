@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.recipe import PositionTable
 
-TIME = 3  # index of time in (x, y, z, t)
+AXES = ("x", "y", "z", "t")
 
 
 def periods(longest: float, shortest: float, bands: int) -> Tensor:
@@ -34,19 +34,33 @@ class FourierPositions(nn.Module):
         return self.project(torch.cat([phase.sin(), phase.cos()], dim=-1))
 
 
-class RotaryTime(nn.Module):
-    """Phases that turn query and key pairs by time, so that attention sees time differences (RoPE, 2104.09864)."""
+class Rotary(nn.Module):
+    """Phases that turn query and key pairs by coordinates, so that attention sees coordinate differences (RoPE, 2104.09864).
 
+    The pairs of a head are shared out among ``table.rotary``, earlier axes taking what is left over; an axis's periods
+    go from twice its longest, so that the ends of the range do not meet, to its shortest. RoPE counts tokens along one
+    axis in fixed periods; here coordinates are in physical units. Raises ValueError when a head has fewer pairs than
+    there are axes.
+    """
+
+    axis: Tensor
     frequencies: Tensor
 
     def __init__(self, table: PositionTable, head_width: int) -> None:
         super().__init__()
-        wave = 1 / periods(2 * table.longest[TIME], table.shortest[TIME], head_width // 2)
-        self.register_buffer("frequencies", 2 * math.pi * wave, persistent=False)  # (head_width / 2,)
+        pairs, axes = head_width // 2, [AXES.index(name) for name in table.rotary]
+        if pairs < len(axes):
+            raise ValueError(f"head_width: {head_width} holds {pairs} pairs, expected one or more for each of {table.rotary}")
+        share = [(pairs + len(axes) - 1 - place) // len(axes) for place in range(len(axes))]
+        wave = [1 / periods(2 * table.longest[axis], table.shortest[axis], n) for axis, n in zip(axes, share, strict=True)]
+        self.register_buffer(
+            "axis", torch.repeat_interleave(torch.tensor(axes), torch.tensor(share), output_size=pairs), persistent=False
+        )
+        self.register_buffer("frequencies", 2 * math.pi * torch.cat(wave), persistent=False)  # both (head_width / 2,)
 
     def forward(self, coords: Tensor) -> tuple[Tensor, Tensor]:
         """coords (B, N, 4) -> cosine and sine, each (B, 1, N, head_width / 2)."""
-        phase = coords[:, None, :, TIME, None] * self.frequencies
+        phase = coords[:, None, :, self.axis] * self.frequencies
         return phase.cos(), phase.sin()
 
 

@@ -13,7 +13,9 @@ class TokenSet:
     """B samples of N tokens of P values.
 
     ``patches`` float (B, N, P); ``coords`` float (B, N, 4): x, y, z and time in physical units;
-    ``channel`` int64 (B, N): identity; ``valid`` bool (B, N): False tokens must not influence anything;
+    ``channel`` int64 (B, N): number of the channel, which masks go by; ``descriptor`` float (B, N, DESCRIPTOR): code of
+    the channel, which models go by (see :mod:`toolkit.model.tokenizers.descriptors`);
+    ``valid`` bool (B, N): False tokens must not influence anything;
     ``scale`` int64 (B, N): tokens with equal numbers share one amplitude scale (leads of a kind do);
     ``grid``: the layout of the N tokens, channels first, e.g. (C, time patches).
     """
@@ -21,6 +23,7 @@ class TokenSet:
     patches: Tensor
     coords: Tensor
     channel: Tensor
+    descriptor: Tensor
     valid: Tensor
     scale: Tensor
     grid: tuple[int, ...]
@@ -31,21 +34,38 @@ class TokenSet:
             gather(self.patches, index),
             gather(self.coords, index),
             self.channel.gather(1, index),
+            gather(self.descriptor, index),
             self.valid.gather(1, index),
             self.scale.gather(1, index),
             (index.shape[1],),
         )
+
+    def joined(self, other: TokenSet) -> TokenSet:
+        """These tokens, then the others of the same samples; the result has no grid."""
+        pairs = {
+            name: torch.cat([getattr(self, name), getattr(other, name)], dim=1)
+            for name in ("patches", "coords", "channel", "descriptor", "valid", "scale")
+        }
+        return TokenSet(**pairs, grid=(pairs["valid"].shape[1],))
 
     def to(self, device: torch.device) -> TokenSet:
         """The same tokens on another device."""
         return replace(
             self,
             patches=self.patches.to(device),
-            coords=self.coords.to(device),
+            coords=_moved(self.coords, device),
             channel=self.channel.to(device),
+            descriptor=_moved(self.descriptor, device),
             valid=self.valid.to(device),
             scale=self.scale.to(device),
         )
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device; samples that are views of one travel once."""
+    if len(values) and values.stride(0) == 0:
+        return values[:1].to(device).expand_as(values)
+    return values.to(device)
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Pre-norm transformer blocks: self-attention for the encoder, cross-attention for the decoder."""
+"""Pre-norm transformer blocks: self-attention over a token set, cross-attention of queries to a memory.
+
+With layer norm and GELU they are the blocks of ViT (2010.11929) and MAE (2111.06377).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from toolkit.model.positions import rotate
+from toolkit.model.tokens import gather
 from toolkit.recipe import TransformerTable
 
 Phases = tuple[Tensor, Tensor] | None
@@ -40,14 +44,19 @@ class SelfBlock(nn.Module):
 
     def __init__(self, table: TransformerTable) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(table.width), nn.LayerNorm(table.width)
+        self.norm1, self.norm2 = norm(table.norm, table.width), norm(table.norm, table.width)
         self.attention = Attention(table, table.width)
         self.mlp = mlp(table)
 
-    def forward(self, x: Tensor, phases: Phases, valid: Tensor | None) -> Tensor:
-        """x (B, N, width) -> (B, N, width)."""
+    def forward(self, x: Tensor, phases: Phases, valid: Tensor | None, keys: Tensor | None = None) -> Tensor:
+        """x (B, N, width) -> (B, N, width).
+
+        ``keys`` int64 (B, k): the only tokens that can be attended; None all. ``valid`` bool, of the tokens that can
+        be attended: (B, N), or (B, k) in the order of ``keys``.
+        """
         inner = self.norm1(x)
-        x = x + self.attention(inner, inner, phases, phases, valid)
+        memory, memory_phases = (inner, phases) if keys is None else (gather(inner, keys), _gather_phases(phases, keys))
+        x = x + self.attention(inner, memory, phases, memory_phases, valid)
         return x + self.mlp(self.norm2(x))
 
 
@@ -56,7 +65,7 @@ class CrossBlock(nn.Module):
 
     def __init__(self, table: TransformerTable, memory_width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(table.width), nn.LayerNorm(table.width)
+        self.norm1, self.norm2 = norm(table.norm, table.width), norm(table.norm, table.width)
         self.attention = Attention(table, memory_width)
         self.mlp = mlp(table)
 
@@ -66,9 +75,34 @@ class CrossBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def mlp(table: TransformerTable) -> nn.Sequential:
-    """Linear, GELU, Linear."""
+class GatedMLP(nn.Module):
+    """(a x) * activation(b x), then linear: GEGLU with GELU, SwiGLU with SiLU (2002.05202), ``hidden`` units each for a and b.
+
+    As in the paper but with biases. The paper cuts ``hidden`` to two thirds so that parameters stay equal; a recipe
+    says what it wants.
+    """
+
+    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.up, self.down, self.activation = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., width) -> (..., width)."""
+        value, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(value * self.activation(gate))
+
+
+def mlp(table: TransformerTable) -> nn.Module:
+    """The block's MLP: linear, exact GELU, linear; or a gated one."""
+    gates = {"geglu": nn.GELU, "swiglu": nn.SiLU}
+    if table.activation in gates:
+        return GatedMLP(table.width, table.mlp, gates[table.activation]())
     return nn.Sequential(nn.Linear(table.width, table.mlp), nn.GELU(), nn.Linear(table.mlp, table.width))
+
+
+def norm(kind: str, width: int) -> nn.Module:
+    """``layer`` or ``rms`` (1910.07467) over the last axis; 1e-6 as in MAE's code, not torch's 1e-5."""
+    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[kind](width, eps=1e-6)
 
 
 def init_weights(module: nn.Module) -> None:
@@ -90,3 +124,10 @@ def key_mask(valid: Tensor) -> Tensor | None:
     if bool(valid.all()):
         return None
     return valid | ~valid.any(dim=1, keepdim=True)
+
+
+def _gather_phases(phases: Phases, keys: Tensor) -> Phases:
+    if phases is None:
+        return None
+    cos, sin = phases
+    return gather(cos[:, 0], keys)[:, None], gather(sin[:, 0], keys)[:, None]

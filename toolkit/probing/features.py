@@ -12,8 +12,8 @@ from readers.schema import ReadError, Recording
 from toolkit.corpus.framing import Framing
 from toolkit.corpus.inputs import Failure, Input, open_input
 from toolkit.embedding.encoder import Options, RecordingEncoder
-from toolkit.model import autoencoder
-from toolkit.model.autoencoder import MaskedAutoencoder
+from toolkit.model import masked
+from toolkit.model.masked import MaskedModel
 from toolkit.probing.handcrafted import FEATURES
 from toolkit.probing.rows import LabelledRows, rows_by_name
 from toolkit.progress import Progress
@@ -23,14 +23,14 @@ Matrix = NDArray[np.float32]
 PerRecording = Callable[[Recording, NDArray[np.float64]], Matrix]
 
 
-def embedded(model: MaskedAutoencoder, recipe: Recipe, options: Options, device: torch.device) -> PerRecording:
+def embedded(model: MaskedModel, recipe: Recipe, options: Options, device: torch.device) -> PerRecording:
     """Embeddings of a recording's intervals by this encoder: spans (n, 2) -> (n, D)."""
     return RecordingEncoder(model, recipe, options, device).intervals
 
 
 def random_weights(recipe: Recipe, options: Options, device: torch.device) -> PerRecording:
     """Embeddings by the same architecture before any training."""
-    return embedded(autoencoder.build(recipe), recipe, options, device)
+    return embedded(masked.build(recipe), recipe, options, device)
 
 
 def handcrafted(framing: Framing, context: float) -> PerRecording:

@@ -8,29 +8,36 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from toolkit.errors import UsageError
 from toolkit.model import tokenizers
-from toolkit.model.autoencoder import MaskedAutoencoder
 from toolkit.model.folder import LoadedModel
+from toolkit.model.masked import MaskedModel
 from toolkit.model.tokenizers import Tokenizer
 from toolkit.model.tokens import TokenSet
 from toolkit.objective.masks import split
-from toolkit.objective.reconstruction import visible_scale
+from toolkit.objective.scale import visible_scale
 from toolkit.recipe import PointData, SignalData, VolumeData
 
 Tokens = TypeVar("Tokens", bound=Tokenizer)
 Data = TypeVar("Data", SignalData, VolumeData, PointData)
 
 
-def opened(
-    loaded: LoadedModel, device: torch.device, tokens: type[Tokens], data: type[Data]
-) -> tuple[MaskedAutoencoder, Tokens, Data]:
-    """The model on a device, its tokenizer and its recipe's table of data, which are of these kinds."""
+def opened(loaded: LoadedModel, device: torch.device, tokens: type[Tokens], data: type[Data]) -> tuple[MaskedModel, Tokens, Data]:
+    """The model on a device, its tokenizer and its recipe's table of data, which are of these kinds. Raises UsageError."""
     tokenizer, table = tokenizers.build(loaded.recipe), loaded.recipe.data
-    assert isinstance(tokenizer, tokens) and isinstance(table, data)
+    if not loaded.model.completes:
+        raise UsageError(
+            f"Model '{loaded.path}' cannot repair: no term of its objective '{loaded.recipe.objective}' predicts patches as they "
+            "are. Train one whose terms have a target = 'raw', for instance with the domain's own recipe."
+        )
+    if not isinstance(tokenizer, tokens) or not isinstance(table, data):
+        raise UsageError(
+            f"Model '{loaded.path}' cannot repair: its tokens ({loaded.recipe.tokenizer.kind}) do not show the data whole."
+        )
     return loaded.model.to(device).eval(), tokenizer, table
 
 
-def completed(model: MaskedAutoencoder, tokens: TokenSet, device: torch.device, *, rescaled: bool = False) -> Tensor:
+def completed(model: MaskedModel, tokens: TokenSet, device: torch.device, *, rescaled: bool = False) -> Tensor:
     """Patches (1, N, P) of one window: those of valid tokens as they are, the others as the model predicts them.
 
     ``rescaled``: the model sees and predicts in units of ``visible_scale``, as in training.

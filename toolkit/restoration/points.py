@@ -74,8 +74,11 @@ class GroupPredictor:
         coords = torch.from_numpy(np.pad(centres, ((0, 0), (0, 1))).astype(np.float32))[None].to(self.device)
         none = torch.zeros(coords.shape[:2], dtype=torch.int64, device=self.device)
         empty = torch.zeros(*coords.shape[:2], self.tokenizer.values, device=self.device)
-        queries = TokenSet(empty, coords, none, none == 0, none + UNSCALED, (1, coords.shape[1]))
-        predicted = self.model.decoder(self.model.encoder(tokens), tokens, queries).float()
+        like = tokens.descriptor[:, :1].expand(-1, coords.shape[1], -1)
+        queries = TokenSet(empty, coords, none, like, none == 0, none + UNSCALED, (1, coords.shape[1]))
+        count = torch.arange(tokens.valid.shape[1] + coords.shape[1], device=self.device)[None]
+        known, asked = count[:, : tokens.valid.shape[1]], count[:, tokens.valid.shape[1] :]
+        predicted = self.model(tokens.joined(queries), known, asked).float()
         made = self.tokenizer.untokenize(predicted, coords)[0].cpu().numpy().astype(np.float64)
         return made * scaling.scale + scaling.offset
 

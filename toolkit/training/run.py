@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from readers.prepared_store import Prepared
+from readers.schema import ReadError
 from toolkit import files, machine
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import BatchSampler, Source
@@ -16,12 +17,15 @@ from toolkit.corpus.inputs import Failure
 from toolkit.corpus.sources import channel_counts
 from toolkit.errors import ToolkitError, UsageError
 from toolkit.interrupts import StopSignals
-from toolkit.model import autoencoder, folder
+from toolkit.model import folder, masked
+from toolkit.model.folder import LoadedModel
 from toolkit.progress import Progress
-from toolkit.recipe import Recipe
+from toolkit.recipe import Recipe, TermTable
 from toolkit.record import RunRecord, manifest_hash
-from toolkit.report.figures import loss_png
-from toolkit.training.loop import Trainer, read_metrics
+from toolkit.report.training import write_report
+from toolkit.training.loop import Trainer
+from toolkit.training.meter import read_metrics
+from toolkit.training.pictures import reconstructions_png
 
 INPUTS = "inputs.txt"
 
@@ -47,13 +51,21 @@ class Job:
             (stamp for s in sources if isinstance(s.recording, Prepared) for stamp in s.recording.stamps),
         )
         self.record = RunRecord("pretrain")
+        self.fresh: list[str] = []  # parts that --init had no weights for
 
     def prepare(self, *, init: Path | None, resume: bool, overwrite: bool) -> None:
         """Build the model and the run folder, or take up the run that is there. Raises UsageError before any work."""
-        model = autoencoder.build(self.recipe)
+        model = masked.build(self.recipe)
+        teacher = _teacher(self.recipe)
         if init is not None:
             weights = init if init.is_file() else init / folder.WEIGHTS
-            folder.fill(model, folder.read_weights(weights, init), weights)
+            self.fresh = folder.start_from(model, folder.read_weights(weights, init), weights)
+        sampler = BatchSampler(self.sources, self.recipe)
+        if any(term.target == "subject" for term in self.recipe.terms) and len(sampler.subjects) < 2:
+            raise UsageError(
+                f"Recipe '{self.recipe.name}' tells subjects apart, and all {len(self.sources)} recordings are of one: "
+                f"{sampler.subjects[0]}. Name subjects in a manifest's column 'subject'."
+            )
         if resume and (self.out / folder.RECIPE).exists():
             self._check_same_run()
         else:
@@ -63,12 +75,13 @@ class Job:
         self.trainer = Trainer(
             self.recipe,
             model,
-            BatchSampler(self.sources, self.recipe),
+            sampler,
             self.out,
             device=self.device,
             bf16=self.bf16,
             workers=self.workers,
             inputs=self.inputs,
+            teacher=teacher,
         )
         done = self.trainer.resume() if resume else 0
         parameters = sum(p.numel() for p in model.parameters())
@@ -88,6 +101,7 @@ class Job:
             parameters=parameters,
             failures=[f.__dict__ for f in self.failures],
             init=str(init) if init else None,
+            teacher_hash=teacher.hash if teacher else None,
         )
 
     def run(self, progress: Progress, stop: StopSignals) -> dict[str, Any]:
@@ -99,8 +113,7 @@ class Job:
             self.record.write(self.out / folder.RUN, exit_code=problem.exit_code)
             raise
         self.failures += [Failure(path, reason) for path, reason in self.trainer.sampler.broken.items()]
-        rows = read_metrics(self.out)
-        loss_png(self.out / "loss.png", np.array([r["step"] for r in rows]), np.array([r["loss"] for r in rows]), summary.trivial)
+        self._report()
         facts = {
             "run": str(self.out),
             "steps": summary.steps,
@@ -113,6 +126,29 @@ class Job:
         self.record.add(model_hash=files.sha256(self.out / folder.WEIGHTS), failures=[f.__dict__ for f in self.failures], **facts)
         self.record.write(self.out / folder.RUN, exit_code=3 if self.failures else 0)
         return facts
+
+    def _report(self) -> None:
+        """Write report.html. A picture that cannot be drawn for want of readable data is left out."""
+        sampler, panels = self.trainer.sampler, None
+        with contextlib.suppress(ReadError):
+            panels = reconstructions_png(
+                self.out / "reconstructions.png", self.trainer.model, sampler.batch(self.recipe.training.steps), self.device
+            )
+        facts = {
+            "recipe": f"{self.recipe.name} ({self.recipe.size})",
+            "paper": self.recipe.paper,
+            "recordings": len(self.sources),
+            "subjects": len(sampler.subjects),
+            "device": str(self.device),
+        }
+        write_report(
+            self.out,
+            headline=self.headline,
+            facts=facts,
+            rows=read_metrics(self.out),
+            terms={term.name: _in_words(term) for term in self.recipe.terms},
+            panels=panels,
+        )
 
     def _check_same_run(self) -> None:
         before = folder.read_recipe(self.out, self.out)
@@ -129,3 +165,25 @@ class Job:
                 f"'{self.out}' was begun on other data (input hash {begun}, now {self.inputs}). --resume continues "
                 "the same run only; start a new one from these weights with --init."
             )
+
+
+def _teacher(recipe: Recipe) -> LoadedModel | None:
+    """The model that a recipe with a frozen teacher learns from. Raises UsageError where none is given, or of other tokens."""
+    if recipe.teacher is None or recipe.teacher.kind != "frozen":
+        return None
+    if not recipe.teacher.path:
+        raise UsageError(f"Recipe '{recipe.name}' learns from a trained model: say which with --set teacher.path=RUN.")
+    teacher = folder.load(Path(recipe.teacher.path))
+    for key in ("data", "tokenizer"):
+        if getattr(teacher.recipe, key) != getattr(recipe, key):
+            raise UsageError(
+                f"teacher.path: model '{recipe.teacher.path}' has another [{key}] table than this run, so that its tokens are "
+                "not the same. Train the student with the teacher's: see recipe.toml there."
+            )
+    return teacher
+
+
+def _in_words(term: TermTable) -> str:
+    """What a term asks, for the report."""
+    what = f"{term.queries} tokens, predictor '{term.predictor}'"
+    return f"{what}, target '{term.target}', loss '{term.loss}', weight {term.weight:g}"

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from toolkit.model.tokenizers.base import Tokenizer
+from toolkit.model.tokenizers.base import GridTokenizer, Tokenizer
 from toolkit.model.tokenizers.points import PointGroups
 from toolkit.model.tokenizers.signal import SignalPatches
 from toolkit.model.tokenizers.spectrogram import SpectrogramPatches
 from toolkit.model.tokenizers.volume import VolumePatches
-from toolkit.recipe import PointTokens, Recipe, SignalData, SignalTokens, SpectrogramTokens, VolumeData
+from toolkit.model.tokenizers.voxels import VoxelGrid
+from toolkit.recipe import PointTokens, Recipe, SignalData, SignalTokens, SpectrogramTokens, VolumeData, VoxelTokens
 
-__all__ = ["PointGroups", "SignalPatches", "SpectrogramPatches", "Tokenizer", "VolumePatches", "build"]
+__all__ = [
+    "GridTokenizer",
+    "PointGroups",
+    "SignalPatches",
+    "SpectrogramPatches",
+    "Tokenizer",
+    "VolumePatches",
+    "VoxelGrid",
+    "build",
+]
 
 
 def build(recipe: Recipe) -> Tokenizer:
@@ -17,6 +27,8 @@ def build(recipe: Recipe) -> Tokenizer:
     data, table = recipe.data, recipe.tokenizer
     if isinstance(table, PointTokens):
         return PointGroups(table)
+    if isinstance(table, VoxelTokens):
+        return VoxelGrid(table)
     if isinstance(data, VolumeData):
         assert table.kind == "volume"
         return VolumePatches(table, data.spacing_mm)

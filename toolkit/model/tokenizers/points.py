@@ -6,15 +6,21 @@ the patch embedding, as in Point-BERT and Point-MAE (2203.06604).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from toolkit.corpus.batches import Batch
-from toolkit.model.tokenizers.base import UNSCALED, Tokenizer
+from toolkit.model.tokenizers.base import LAGS, STYLE, UNSCALED, Tokenizer
+from toolkit.model.tokenizers.descriptors import descriptors
+from toolkit.model.tokenizers.identities import spread
 from toolkit.model.tokens import TokenSet
 from toolkit.recipe import PointTokens
 
 FAR = 1e4  # where points that are not valid are put: neighbours of nothing in the unit sphere
+LEAST_RADIUS = 1e-3  # of a group or cloud, in the unit of the sphere; smaller ones count as single points
+FLOOR_RADIUS = 0.01  # distances that are shorter no longer count in a spectrum
 EXACT = "donot_use_mm_for_euclid_dist"  # by products of matrices, small distances lose their digits
 
 
@@ -25,11 +31,11 @@ class PointGroups(Tokenizer):
     places (:meth:`untokenize`), several times where groups overlap.
     """
 
-    num_identities = 1
-
     def __init__(self, table: PointTokens) -> None:
         self.centres, self.neighbours = table.centres, table.neighbours
         self.values = 3 * table.neighbours
+        self.spectrum_size = table.neighbours + 3
+        self.changes_size = 3 * sum(table.neighbours - lag for lag in LAGS if lag < table.neighbours)
 
     def tokenize(self, batch: Batch, device: torch.device | None = None) -> TokenSet:
         """Groups of points; a token is valid when its centre is a valid point of its own."""
@@ -49,7 +55,8 @@ class PointGroups(Tokenizer):
         size = len(points)
         none = torch.zeros(size, self.centres, dtype=torch.int64, device=points.device)
         coords = torch.cat([centres, torch.zeros_like(centres[..., :1])], dim=2)
-        return TokenSet(patches, coords, none, valid, none + UNSCALED, (1, self.centres))
+        codes = spread(descriptors([c[:1] for c in batch.channels], device=points.device), self.centres)
+        return TokenSet(patches, coords, none, codes, valid, none + UNSCALED, (1, self.centres))
 
     def untokenize(self, patches: Tensor, coords: Tensor) -> Tensor:
         """(B, n, 3 * neighbours) of groups around ``coords`` (B, n, 4) back to points (B, n * neighbours, 3)."""
@@ -58,6 +65,44 @@ class PointGroups(Tokenizer):
     def embedder(self, width: int) -> nn.Module:
         """The small PointNet."""
         return PointEmbedding(self.neighbours, width)
+
+    def normalised(self, patches: Tensor) -> Tensor:
+        """Each group over the root of its mean squared distance from the centre."""
+        return patches / (3 * patches.square().mean(-1, keepdim=True) + LEAST_RADIUS**2).sqrt()
+
+    def spectrum(self, patches: Tensor) -> Tensor:
+        """Squared distances from the centre in rising order, then the group's variances along its principal axes.
+
+        Each as log(1 + x / FLOOR_RADIUS^2). It says how far the group reaches and how flat it is, not which way it lies.
+        """
+        group = patches.unflatten(-1, (self.neighbours, 3))
+        squares = torch.cat([group.square().sum(-1).sort(-1).values, torch.linalg.eigvalsh(covariance(group))], dim=-1)
+        return (squares.clamp(min=0) / FLOOR_RADIUS**2).log1p()
+
+    def changes(self, patches: Tensor) -> Tensor:
+        """Points less those 1, 2 and 4 before, the nearest to the centre first."""
+        group = patches.unflatten(-1, (self.neighbours, 3))
+        parts = [(group[..., lag:, :] - group[..., :-lag, :]).flatten(-2) for lag in LAGS if lag < self.neighbours]
+        return torch.cat(parts, dim=-1) if parts else patches[..., :0]
+
+    def restyle(self, tokens: TokenSet, partner: Tensor, share: float = STYLE) -> TokenSet:
+        """Extents of the cloud of centres along its principal axes become the partner's, the longest for the longest.
+
+        Directions stay. All of it is style, whatever the ``share``: three numbers have no lower part. An axis along
+        which either cloud is flat stays.
+        """
+        centres, weight = tokens.coords[..., :3], tokens.valid[..., None].to(tokens.coords.dtype)
+        middle = (centres * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        variance, axes = torch.linalg.eigh(covariance(centres, tokens.valid))
+        flat = torch.minimum(variance, variance[partner]) < LEAST_RADIUS**2
+        factor = torch.where(flat, 1.0, (variance[partner] / variance).sqrt())
+        stretch = (axes[:, :, None] * factor[:, None, None] * axes[:, None]).sum(-1)[:, None]  # symmetric (B, 1, 3, 3)
+        coords = torch.cat([middle + _times(stretch, centres - middle), tokens.coords[..., 3:]], dim=-1)
+        patches = _times(stretch[:, None], tokens.patches.unflatten(2, (self.neighbours, 3))).flatten(2)
+        valid = tokens.valid[..., None]
+        return replace(
+            tokens, coords=torch.where(valid, coords, tokens.coords), patches=torch.where(valid, patches, tokens.patches)
+        )
 
 
 class PointEmbedding(nn.Module):
@@ -74,6 +119,19 @@ class PointEmbedding(nn.Module):
         each = self.first(patches.unflatten(2, (self.neighbours, 3)))
         together = each.amax(2, keepdim=True).expand_as(each)
         return self.second(torch.cat([together, each], dim=-1)).amax(2)
+
+
+def _times(matrix: Tensor, points: Tensor) -> Tensor:
+    """A matrix (..., 1, 3, 3) by points (..., n, 3); a product of matrices autocast would do in bfloat16."""
+    return (matrix * points[..., None, :]).sum(-1)
+
+
+def covariance(points: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Covariance of points (..., n, 3), of those that count (..., n) if given: (..., 3, 3)."""
+    weight = torch.ones_like(points[..., :1]) if counts is None else counts[..., None].to(points.dtype)
+    total = weight.sum(-2, keepdim=True).clamp(min=1)
+    around = (points - (points * weight).sum(-2, keepdim=True) / total) * weight
+    return (around[..., :, None] * around[..., None, :]).sum(-3) / total
 
 
 def farthest_points(points: Tensor, known: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Log-mel patches, computed on the device from the waveform: audio to tokens and back to log-mel energies.
 
 The filterbank is Kaldi's (HTK mel scale, pre-emphasis, frames that lie inside the window), as Bird-MAE and
-AudioMAE use it. Tokens are channel-major, then mel, then time.
+AudioMAE use it. Tokens are channel-major, then mel, then time, and so are the values of each.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolkit.corpus.batches import Batch
-from toolkit.model.tokenizers.base import UNSCALED, Identities, Tokenizer, spread
+from toolkit.model.tokenizers.base import UNSCALED, GridTokenizer
+from toolkit.model.tokenizers.descriptors import descriptors
+from toolkit.model.tokenizers.identities import Identities, spread
 from toolkit.model.tokens import TokenSet
 from toolkit.recipe import SpectrogramTokens
 
@@ -22,17 +24,16 @@ FLOOR = torch.finfo(torch.float32).eps  # Kaldi's
 MEL_PER_OCTAVES = 1127.0
 
 
-class SpectrogramPatches(Tokenizer):
+class SpectrogramPatches(GridTokenizer):
     """(B, C, T) waveforms to (B, C * M' * T', patch^2) tokens of (log-mel - mean) / deviation."""
 
     def __init__(self, table: SpectrogramTokens, rate_hz: float) -> None:
+        super().__init__((table.patch,) * 2)
         self.table, self.rate_hz, self.patch = table, rate_hz, table.patch
-        self.values = table.patch**2
         self.frame, self.hop = table.frame(rate_hz), table.hop(rate_hz)
         self.fft = 2 ** math.ceil(math.log2(self.frame))
         self.filters = mel_filters(table.mels, self.fft, rate_hz, table.lowest_hz)
-        self.identities = Identities(table.channels, table.unknown_channels)
-        self.num_identities = len(self.identities)
+        self.identities = Identities(table.channels)
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform: those that lie inside it."""
@@ -67,18 +68,15 @@ class SpectrogramPatches(Tokenizer):
         whole = functional.pad(whole, (0, padding), value=True)
         size, channels, frames, mels = mel.shape
         rows, steps = mels // self.patch, frames // self.patch
-        patches = mel.unflatten(3, (rows, self.patch)).unflatten(2, (steps, self.patch))  # B C T' p M' p
-        patches = patches.permute(0, 1, 4, 2, 3, 5).flatten(4).flatten(1, 3)
         sound = count - self.patch * torch.arange(steps, device=wave.device)  # frames from each patch on
         enough = (2 * sound >= self.patch) | (steps == 1)
         valid = (whole.unflatten(2, (steps, self.patch)).all(-1) & enough)[:, :, None].expand(-1, -1, rows, -1).flatten(1)
-        identity = torch.tensor([self.identities.of(c) for c in batch.channels], device=wave.device)
-        coords = self._coords(rows, steps, wave.device).repeat(channels, 1).expand(size, -1, -1)
-        channel = spread(identity, rows * steps)
+        channel = spread(torch.tensor([self.identities.of(c) for c in batch.channels], device=wave.device), rows * steps)
         return TokenSet(
-            patches.masked_fill(~valid[..., None], 0.0),
-            coords,
+            self.cut(mel.transpose(2, 3)).masked_fill(~valid[..., None], 0.0),
+            self._coords(rows, steps, wave.device).repeat(channels, 1).expand(size, -1, -1),
             channel,
+            spread(descriptors(batch.channels, device=wave.device), rows * steps),
             valid,
             torch.full_like(channel, UNSCALED),
             (channels, rows, steps),
@@ -94,10 +92,7 @@ class SpectrogramPatches(Tokenizer):
 
     def untokenize(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
         """(B, N, patch^2) back to log-mel energies (B, C, frames with padding, mels)."""
-        channels, rows, steps = grid
-        tiles = patches.unflatten(2, (self.patch, self.patch)).unflatten(1, (channels, rows, steps))  # B C M' T' p p
-        mel = tiles.permute(0, 1, 3, 4, 2, 5).flatten(4).flatten(2, 3)
-        return mel * self.table.deviation + self.table.mean
+        return self.dense(patches, grid).transpose(2, 3) * self.table.deviation + self.table.mean
 
 
 def mel_filters(mels: int, fft: int, rate_hz: float, lowest_hz: float) -> Tensor:

@@ -1,0 +1,131 @@
+"""The model of a recipe: one encoder, and a branch for each term of its objective.
+
+A masked autoencoder (He et al., 2111.06377) is one pass and one branch; other objectives have other passes, fills,
+predictors and targets, chosen by the recipe's tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.model import encoder, tokenizers
+from toolkit.model.branch import Branch, Prediction
+from toolkit.model.fills import filled
+from toolkit.model.look import Look
+from toolkit.model.states import States
+from toolkit.model.tokenizers.base import Tokenizer
+from toolkit.model.tokens import TokenSet
+from toolkit.model.transformer import init_weights
+from toolkit.recipe import ConvTable, Recipe, TermTable
+
+DEFAULT_CODES, DEFAULT_LEVELS = 128, 4
+
+
+class MaskedModel(nn.Module):
+    """Encoder and branches of one recipe."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        tokenizer = tokenizers.build(recipe)
+        self.recipe = recipe
+        self.encoder = encoder.build(recipe, tokenizer)
+        uses_token = any("token" in each.fill for each in recipe.passes)
+        self.mask_patch = nn.Parameter(0.02 * torch.randn(tokenizer.values)) if uses_token else None
+        sizes = {term.name: prediction_size(recipe, term, tokenizer) for term in recipe.terms}
+        self.branches = nn.ModuleList(
+            Branch(recipe, term, self.encoder, sizes[term.name], sizes.get(term.of or "", 0)) for term in recipe.terms
+        )
+        init_weights(self)
+
+    def look(
+        self,
+        number: int,
+        tokens: TokenSet,
+        visible: Tensor,
+        hidden: Tensor,
+        generator: torch.Generator | None = None,
+        partners: Tensor | None = None,
+    ) -> Look:
+        """Carry out pass ``number`` on tokens of which ``visible`` int64 (B, v) are shown and ``hidden`` (B, h) are not.
+
+        ``generator`` (CPU; default: a fresh one) and ``partners`` are for fills, see toolkit.model.fills.
+        """
+        table = self.recipe.passes[number]
+        if table.fill == ("drop",):
+            return Look(tokens, visible, hidden, visible, self.encoder(tokens, visible))
+        entering = filled(tokens, hidden, table, self.mask_patch, generator or torch.Generator(), partners)
+        keys = {"keys": visible} if table.keys == "visible" else {}
+        return Look(tokens, visible, hidden, None, self.encoder(entering, None, **keys))
+
+    def predictions(self, looks: Sequence[Look], queries: Sequence[Tensor]) -> list[Prediction]:
+        """What each term predicts at its queries int64 (B, q)."""
+        found: dict[str, Prediction] = {}
+        for branch, term, asked in zip(self.branches, self.recipe.terms, queries, strict=True):
+            found[term.name] = branch(looks, asked, found)
+        return list(found.values())
+
+    @property
+    def completes(self) -> bool:
+        """Whether a term predicts patches as they are, so that the model can fill in what is missing."""
+        return _completing(self.recipe) is not None
+
+    def forward(self, tokens: TokenSet, visible: Tensor, queries: Tensor) -> Tensor:
+        """Patches (B, q, P) at ``queries`` int64 (B, q) from the tokens at ``visible`` (B, v), in the tokens' unit.
+
+        Raises ValueError for a recipe none of whose terms predicts patches as they are.
+        """
+        last = _completing(self.recipe)
+        if last is None:
+            raise ValueError(f"recipe '{self.recipe.name}' has no term with target = 'raw'")
+        term = self.recipe.terms[last]
+        looks = [self.look(term.on, tokens, visible, queries)] * (term.on + 1)
+        found: dict[str, Prediction] = {}
+        for number in _needed(self.recipe, last):
+            found[self.recipe.terms[number].name] = self.branches[number](looks, queries, found)
+        return found[term.name].values
+
+    def features(self, tokens: TokenSet, layer: int = -1, layers: int = 1) -> States:
+        """States of all tokens; ``last`` is that layer from the end (-1 the last), or the mean of ``layers`` up to it."""
+        if isinstance(self.recipe.encoder, ConvTable):
+            return self.encoder(tokens)
+        states = self.encoder(tokens, layer=layer)
+        return replace(states, last=states.mean_of_last(layers))
+
+
+def _completing(recipe: Recipe) -> int | None:
+    """The first term that predicts patches as they are, token by token."""
+    fit = (n for n, t in enumerate(recipe.terms) if t.target == "raw" and t.loss in ("patch", "l1", "l2", "smooth_l1"))
+    return next(fit, None)
+
+
+def _needed(recipe: Recipe, last: int) -> list[int]:
+    """The terms whose predictions term ``last`` goes on from, and itself, in order."""
+    numbers = {term.name: number for number, term in enumerate(recipe.terms)}
+    chain = [last]
+    while (source := recipe.terms[chain[0]].of) is not None:
+        chain.insert(0, numbers[source])
+    return chain
+
+
+def prediction_size(recipe: Recipe, term: TermTable, tokenizer: Tokenizer) -> int:
+    """Numbers that a term predicts at each query."""
+    levels = term.levels or DEFAULT_LEVELS
+    return {
+        "raw": tokenizer.values,
+        "patch_norm": tokenizer.values,
+        "spectrum": tokenizer.spectrum_size,
+        "change": tokenizer.changes_size,
+        "codes": term.codes or DEFAULT_CODES,
+        "residual_codes": (term.codes or DEFAULT_CODES) * levels,
+    }.get(term.target, recipe.encoder.width)
+
+
+def build(recipe: Recipe, seed: int | None = None) -> MaskedModel:
+    """A model with fresh weights, a function of the seed alone (default: the recipe's)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed if seed is None else seed)
+        return MaskedModel(recipe)

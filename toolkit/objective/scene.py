@@ -1,0 +1,66 @@
+"""Everything of one training step that targets are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from toolkit.model.look import Look
+from toolkit.model.states import States
+from toolkit.model.tokens import TokenSet
+from toolkit.objective.teacher import Teacher
+
+
+@dataclass
+class Scene:
+    """``views``: the tokens of each pass in the data's own scale, one row a sample; ``looks``: the passes carried out, with
+    ``repeats`` rows a sample, in the scale of what is visible, of which ``factors`` (B, N, 1) are the units;
+    ``subjects`` int64 (B,)."""
+
+    views: list[TokenSet]
+    looks: list[Look]
+    factors: list[Tensor]
+    repeats: list[int]
+    subjects: Tensor
+    teacher: Teacher | None
+    _taught: dict[tuple[int, bool], States] = field(default_factory=dict)
+
+    def taught(self, number: int, *, hidden_only: bool = False) -> States:
+        """The teacher's states of a pass: of all tokens of the view, or of those hidden there, in that order."""
+        key = (number, hidden_only)
+        if key not in self._taught:
+            assert self.teacher is not None
+            look = self.looks[number]
+            if hidden_only:
+                self._taught[key] = self.teacher.states(look.tokens, look.hidden)
+            else:
+                self._taught[key] = repeated_states(self.teacher.states(self.views[number]), self.repeats[number])
+        return self._taught[key]
+
+
+def repeated(tokens: TokenSet, times: int) -> TokenSet:
+    """Each sample so many times in a row."""
+    if times == 1:
+        return tokens
+    names = ("patches", "coords", "channel", "descriptor", "valid", "scale")
+    return replace(tokens, **{name: getattr(tokens, name).repeat_interleave(times, dim=0) for name in names})
+
+
+def repeated_states(states: States, times: int) -> States:
+    """Each sample's states so many times in a row."""
+    if times == 1:
+        return states
+    return States(
+        states.last.repeat_interleave(times, dim=0), tuple(layer.repeat_interleave(times, dim=0) for layer in states.layers)
+    )
+
+
+def subset(index: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A random share of the indices (B, n), the same count in each row, at least one of them; in their order."""
+    count = max(1, round(share * index.shape[1]))
+    if count >= index.shape[1]:
+        return index
+    chosen = torch.rand(index.shape, generator=generator).argsort(1)[:, :count].sort(1).values
+    return index.gather(1, chosen.to(index.device))

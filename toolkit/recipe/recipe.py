@@ -1,0 +1,132 @@
+"""One resolved recipe, and which of its values fit together."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from toolkit.errors import did_you_mean
+from toolkit.recipe.base import Table
+from toolkit.recipe.objective import PER_SAMPLE, LossTable, MaskTable, PassTable, TeacherTable, TermTable
+from toolkit.recipe.tables import (
+    TOKENS_OF,
+    AnyData,
+    AnyEncoder,
+    AnyTokens,
+    ConvTable,
+    EmbeddingTable,
+    OptimizerTable,
+    PositionTable,
+    TrainingTable,
+    TransformerTable,
+)
+from toolkit.recipe.windows import check_window
+
+
+class Recipe(Table):
+    """One resolved system: everything a run needs besides data, device and output."""
+
+    name: str
+    domains: tuple[str, ...]
+    objective: str
+    paper: str
+    size: str
+    data: AnyData
+    tokenizer: AnyTokens
+    position: PositionTable
+    encoder: AnyEncoder
+    decoder: TransformerTable
+    mask: MaskTable
+    loss: LossTable
+    passes: tuple[PassTable, ...] = (PassTable(),)
+    terms: tuple[TermTable, ...] = (TermTable(name="reconstruction"),)
+    teacher: TeacherTable | None = None
+    embedding: EmbeddingTable = EmbeddingTable()
+    optimizer: OptimizerTable
+    training: TrainingTable
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.tokenizer.kind not in TOKENS_OF[self.data.axes]:
+            raise ValueError(
+                f"tokenizer.kind: '{self.tokenizer.kind}' does not cut data.axes = '{self.data.axes}', expected "
+                f"{' or '.join(TOKENS_OF[self.data.axes])}"
+            )
+        if (self.loss.kind == "chamfer") != (self.tokenizer.kind == "points"):
+            raise ValueError(f"loss.kind: got '{self.loss.kind}' for {self.tokenizer.kind} tokens; chamfer is for points")
+        check_window(self.data, self.tokenizer)
+        self._check_backbone()
+        self._check_masks()
+        self._check_terms()
+        return self
+
+    @property
+    def backend(self) -> str:
+        """The kind of encoder."""
+        return self.encoder.kind
+
+    def mask_of(self, number: int) -> MaskTable:
+        """The mask of a pass."""
+        return self.passes[number].mask or self.mask
+
+    def _check_backbone(self) -> None:
+        layers = self.encoder.depth + 1 if isinstance(self.encoder, TransformerTable) else 1
+        for which, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if isinstance(part, TransformerTable) and part.head_width % 2:
+                raise ValueError(f"{which}.head_width: {part.head_width} is odd; rotary positions turn pairs")
+            if isinstance(part, TransformerTable) and part.head_width // 2 < len(set(self.position.rotary)):
+                raise ValueError(f"{which}.head_width: {part.head_width} has fewer pairs than position.rotary has axes")
+        if isinstance(self.encoder, ConvTable) and self.tokenizer.kind == "points":
+            raise ValueError("encoder.kind: a convnet needs tokens on a grid; for point clouds set tokenizer.kind = 'voxels'")
+        if self.decoder.class_token or self.decoder.registers:
+            raise ValueError("decoder: class_token and registers are the encoder's")
+        if not -layers <= self.embedding.layer <= -1:
+            raise ValueError(
+                f"embedding.layer: got {self.embedding.layer}, expected -1 (the last) to {-layers} "
+                f"(before the first of {layers - 1} blocks)"
+            )
+        if self.embedding.pool == "class" and not getattr(self.encoder, "class_token", False):
+            raise ValueError("embedding.pool: 'class' needs encoder.class_token = true")
+
+    def _check_masks(self) -> None:
+        for mask in [self.mask, *(p.mask for p in self.passes if p.mask)]:
+            for name in (n for group in mask.groups_of_channels for n in group):
+                if name not in self.tokenizer.channels:
+                    raise ValueError(
+                        f"mask.groups_of_channels: '{name}' is not in tokenizer.channels. "
+                        f"{did_you_mean(name, self.tokenizer.channels)}"
+                    )
+
+    def _check_terms(self) -> None:
+        if not self.passes or not self.terms:
+            raise ValueError("passes and terms: expected at least one of each")
+        names = [term.name for term in self.terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"terms.name: {', '.join(names)} are not all different; the log has a line for each")
+        for number, term in enumerate(self.terms):
+            check_term(self, term, names[:number])
+
+
+def check_term(recipe: Recipe, term: TermTable, before: list[str]) -> None:
+    """Raises ValueError where a term asks for what its recipe does not have."""
+    where = f"of term '{term.name}'"
+    for key in ("on", "beside", "truth"):
+        if (number := getattr(term, key)) is not None and number >= len(recipe.passes):
+            raise ValueError(f"terms.{key} {where}: there is no pass {number}, passes are 0 to {len(recipe.passes) - 1}")
+    own = recipe.passes[term.on]
+    for key in ("of", "twin"):
+        if (other := getattr(term, key)) is not None and other not in before:
+            raise ValueError(f"terms.{key} {where}: '{other}' is not a term before it. {did_you_mean(other, before)}")
+    if term.target in ("latent", "pooled") and recipe.teacher is None:
+        raise ValueError(f"terms.target {where}: '{term.target}' needs a [teacher]")
+    if (term.predictor == "unet") != isinstance(recipe.encoder, ConvTable) and term.predictor in ("unet", "joint"):
+        raise ValueError(f"terms.predictor {where}: '{term.predictor}' does not fit encoder.kind = '{recipe.encoder.kind}'")
+    if term.predictor == "none" and own.fill == ("drop",) and term.queries != "visible":
+        raise ValueError(f"terms.predictor {where}: 'none' reads states of the hidden tokens, which fill = 'drop' leaves out")
+    if isinstance(recipe.encoder, ConvTable) and own.keys == "visible":
+        raise ValueError(f"passes.keys {where}: a convnet has no attention to limit")
+    if recipe.mask_of(term.on).ratio == 0 and term.queries == "hidden" and term.target not in PER_SAMPLE:
+        raise ValueError(f"terms.queries {where}: pass {term.on} hides nothing (mask.ratio = 0), so there is nothing to predict")
+    if term.loss == "entropy" and recipe.training.batch_size < 2:
+        raise ValueError(f"training.batch_size: an entropy {where} needs 2 samples or more")
+    if term.pool == "class" and not getattr(recipe.encoder, "class_token", False):
+        raise ValueError(f"terms.pool {where}: 'class' needs encoder.class_token = true")
