@@ -53,7 +53,8 @@ def embed(
         int | None, typer.Option("--layer", help="-1 the last, -2 the one before, ... (default: the recipe's).", max=-1)
     ] = None,
     pool: Annotated[
-        str | None, typer.Option("--pool", help="mean, max, meanstd or meanmax over tokens (default: the recipe's).")
+        str | None,
+        typer.Option("--pool", help="mean, max, meanstd, meanmax, class or attention over tokens (default: the recipe's)."),
     ] = None,
     shard: Annotated[
         str | None, typer.Option("--shard", help="I/N: only every N-th input, from the I-th on; for arrays of jobs.")
@@ -181,6 +182,8 @@ def options_for(
         raise UsageError(f"--level is window, recording or token, got '{level}'.")
     if pool == "class" and not getattr(recipe.encoder, "class_token", False):
         raise UsageError("--pool class needs a model with a class token; this one was trained without (encoder.class_token).")
+    if pool == "attention" and not recipe.pools_by_attention:
+        raise UsageError("--pool attention needs a model trained with a term that pools by attention, as reve's 'global'.")
     blocks = recipe.encoder.depth if isinstance(recipe.encoder, TransformerTable) else 0
     if layer < -blocks - 1:
         raise UsageError(f"--layer {layer} is below the first of {blocks} blocks; the lowest is {-blocks - 1}.")

@@ -65,7 +65,9 @@ def probe(
     ] = None,
     pool: Annotated[
         str | None,
-        typer.Option("--pool", help="With --model: mean, max, meanstd or meanmax over tokens (default: the recipe's)."),
+        typer.Option(
+            "--pool", help="With --model: mean, max, meanstd, meanmax, class or attention over tokens (default: the recipe's)."
+        ),
     ] = None,
     layer: Annotated[
         int | None, typer.Option("--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)

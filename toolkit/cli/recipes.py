@@ -19,7 +19,8 @@ Name = Annotated[str, typer.Argument(help="A recipe's name.")]
 def ls(json_: Json = False, debug: Debug = False) -> None:
     """List the recipes that come with the package.
 
-    Keys of --json: name domains backend objective paper parameters (of the default size) sizes.
+    Keys of --json: name domains backend objective paper parameters (of the default
+    size, in the first domain) sizes.
     """
     import torch
 
@@ -46,9 +47,10 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
         put_json(rows)
     else:
         for row in rows:
+            domains = "any domain" if len(row["domains"]) == len(table.SYSTEMS) else ", ".join(row["domains"])
             put(
-                f"{row['name']:12} {', '.join(row['domains']):10} {row['backend']:5} {row['objective']:5} "
-                f"{row['parameters'] / 1e6:7.1f} M  {', '.join(row['sizes'])}  {row['paper']}"
+                f"{row['name']:17} {domains:11} {row['backend']:8} {row['objective']:17} "
+                f"{row['parameters'] / 1e6:6.1f} M  {', '.join(row['sizes'])}  {row['paper']}"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class RecordingEncoder:
                 yield self._token_rows(recording, part, batch[0], tokens, states.last.float())
                 continue
             kept = tokens.valid.any(1)
-            vectors = pooled(self.options.pool, states, tokens.valid).float()[kept].cpu().numpy()
+            vectors = self._pooled(tokens, states, tokens.valid).float()[kept].cpu().numpy()
             spans = np.array([self.framing.interval(recording, window) for window in part])[kept.cpu().numpy()]
             yield Rows(spans[:, 0], spans[:, 1], vectors)
 
@@ -113,12 +113,18 @@ class RecordingEncoder:
             part = pieces[first : first + self.options.batch_size]
             tokens, states = self._states([self.framing.load(recording, piece.window, channels) for _, piece in part])
             inside = _inside(tokens, [(piece.low, piece.high) for _, piece in part])
-            vectors = pooled(self.options.pool, states, inside).double().cpu().numpy()
+            vectors = self._pooled(tokens, states, inside).double().cpu().numpy()
             for row, (index, _), counts in zip(vectors, part, inside.any(1).tolist(), strict=True):
                 total[index] += row * counts
                 count[index] += counts
         with np.errstate(invalid="ignore"):
             return (total / count[:, None]).astype(np.float32)
+
+    @torch.inference_mode()
+    def _pooled(self, tokens: TokenSet, states: States, counts: torch.Tensor) -> torch.Tensor:
+        if self.options.pool == "attention":  # has weights, the model's
+            return self.model.summary(replace(tokens, valid=counts), states)
+        return pooled(self.options.pool, states, counts)
 
     @torch.inference_mode()
     def _states(self, batch: Sequence[Scaled]) -> tuple[TokenSet, States]:

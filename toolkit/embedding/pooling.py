@@ -33,7 +33,7 @@ def mean_and_maximum(states: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([mean(states, counts), maximum(states, counts)], dim=-1)
 
 
-POOLINGS = ("mean", "max", "meanstd", "meanmax", "class")
+POOLINGS = ("mean", "max", "meanstd", "meanmax", "class", "attention")
 
 
 def pooled(pool: str, states: States, counts: Tensor) -> Tensor:

@@ -40,12 +40,12 @@ class Branch(nn.Module):
         width = recipe.encoder.width if term.predictor == "none" else recipe.decoder.width
         self.head = None if headless else nn.Linear(width, size)
 
-    def forward(self, looks: Sequence[Look], queries: Tensor, before: Mapping[str, Prediction]) -> Prediction:
-        """Predict at ``queries`` int64 (B, q) of the pass the term is on.
+    def forward(self, term: TermTable, looks: Sequence[Look], queries: Tensor, before: Mapping[str, Prediction]) -> Prediction:
+        """Predict for ``term``, the branch's own or one like it, at ``queries`` int64 (B, q) of the pass the term is on.
 
         ``looks``: the passes carried out so far as the term needs them; ``before``: predictions of earlier terms.
         """
-        term, look = self.term, looks[self.term.on]
+        look = looks[term.on]
         if term.predictor == "same":
             return before[term.of or ""]
         if term.predictor == "chain":

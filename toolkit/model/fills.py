@@ -12,9 +12,15 @@ from toolkit.recipe import PassTable
 
 
 def filled(
-    tokens: TokenSet, hidden: Tensor, table: PassTable, token: Tensor | None, generator: torch.Generator, partners: Tensor | None
+    tokens: TokenSet,
+    visible: Tensor,
+    hidden: Tensor,
+    table: PassTable,
+    token: Tensor | None,
+    generator: torch.Generator,
+    partners: Tensor | None,
 ) -> TokenSet:
-    """The tokens with other patches at ``hidden`` int64 (B, h).
+    """The tokens with other patches at ``hidden`` int64 (B, h); those that are swapped hold one at ``visible`` (B, v).
 
     ``token`` (P,): the learned patch of the fill of that name. ``partners`` int64 (B,): samples of other subjects, whose
     patches of the same places the fill ``foreign`` takes; -1 where there is none, and then as without partners: noise.
@@ -35,15 +41,17 @@ def filled(
     swaps = round(table.swapped * count)
     if swaps:
         which = torch.rand(size, count, generator=generator).argsort(1)[:, :swaps].to(device)
-        others = torch.randint(tokens.valid.shape[1], (size, swaps), generator=generator).to(device)
+        odds = tokens.valid.gather(1, visible).float().cpu() + 1e-9  # of a sample without a valid one, any
+        others = visible.gather(1, torch.multinomial(odds, swaps, replacement=True, generator=generator).to(device))
         new = new.scatter(1, which[..., None].expand(-1, -1, new.shape[-1]), gather(tokens.patches, others))
     index = hidden[..., None].expand_as(new)
     return replace(tokens, patches=tokens.patches.scatter(1, index, new))
 
 
 def _foreign(tokens: TokenSet, hidden: Tensor, partners: Tensor, noise: Tensor) -> Tensor:
-    theirs = gather(tokens.patches[partners.clamp(min=0)], hidden)
-    return torch.where((partners >= 0)[:, None, None], theirs, noise)
+    partner = partners.clamp(min=0)
+    known = tokens.valid[partner].gather(1, hidden) & (partners >= 0)[:, None]
+    return torch.where(known[..., None], gather(tokens.patches[partner], hidden), noise)
 
 
 def partners_of(subjects: list[str], generator: torch.Generator) -> Tensor:

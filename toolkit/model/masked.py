@@ -6,7 +6,7 @@ predictors and targets, chosen by the recipe's tables.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from toolkit.model import encoder, tokenizers
 from toolkit.model.branch import Branch, Prediction
 from toolkit.model.fills import filled
 from toolkit.model.look import Look
+from toolkit.model.predictors import Memory
 from toolkit.model.states import States
 from toolkit.model.tokenizers.base import Tokenizer
 from toolkit.model.tokens import TokenSet
@@ -36,8 +37,12 @@ class MaskedModel(nn.Module):
         uses_token = any("token" in each.fill for each in recipe.passes)
         self.mask_patch = nn.Parameter(0.02 * torch.randn(tokenizer.values)) if uses_token else None
         sizes = {term.name: prediction_size(recipe, term, tokenizer) for term in recipe.terms}
-        self.branches = nn.ModuleList(
-            Branch(recipe, term, self.encoder, sizes[term.name], sizes.get(term.of or "", 0)) for term in recipe.terms
+        self.branches = nn.ModuleDict(
+            {
+                term.name: Branch(recipe, term, self.encoder, sizes[term.name], sizes.get(term.of or "", 0))
+                for term in recipe.terms
+                if term.like is None
+            }
         )
         init_weights(self)
 
@@ -52,26 +57,30 @@ class MaskedModel(nn.Module):
     ) -> Look:
         """Carry out pass ``number`` on tokens of which ``visible`` int64 (B, v) are shown and ``hidden`` (B, h) are not.
 
-        ``generator`` (CPU; default: a fresh one) and ``partners`` are for fills, see toolkit.model.fills.
+        ``generator`` (CPU; default: one of seed 0) and ``partners`` are for fills, see toolkit.model.fills.
         """
         table = self.recipe.passes[number]
         if table.fill == ("drop",):
             return Look(tokens, visible, hidden, visible, self.encoder(tokens, visible))
-        entering = filled(tokens, hidden, table, self.mask_patch, generator or torch.Generator(), partners)
+        entering = filled(tokens, visible, hidden, table, self.mask_patch, generator or torch.Generator(), partners)
         keys = {"keys": visible} if table.keys == "visible" else {}
         return Look(tokens, visible, hidden, None, self.encoder(entering, None, **keys))
 
     def predictions(self, looks: Sequence[Look], queries: Sequence[Tensor]) -> list[Prediction]:
         """What each term predicts at its queries int64 (B, q)."""
         found: dict[str, Prediction] = {}
-        for branch, term, asked in zip(self.branches, self.recipe.terms, queries, strict=True):
-            found[term.name] = branch(looks, asked, found)
+        for term, asked in zip(self.recipe.terms, queries, strict=True):
+            found[term.name] = self._predict(term, looks, asked, found)
         return list(found.values())
 
+    def _predict(self, term: TermTable, looks: Sequence[Look], queries: Tensor, found: Mapping[str, Prediction]) -> Prediction:
+        return self.branches[term.like or term.name](term, looks, queries, found)
+
     @property
-    def completes(self) -> bool:
-        """Whether a term predicts patches as they are, so that the model can fill in what is missing."""
-        return _completing(self.recipe) is not None
+    def completes(self) -> TermTable | None:
+        """The term that predicts patches as they are, by which the model can fill in what is missing, if there is one."""
+        last = _completing(self.recipe)
+        return None if last is None else self.recipe.terms[last]
 
     def forward(self, tokens: TokenSet, visible: Tensor, queries: Tensor) -> Tensor:
         """Patches (B, q, P) at ``queries`` int64 (B, q) from the tokens at ``visible`` (B, v), in the tokens' unit.
@@ -85,7 +94,8 @@ class MaskedModel(nn.Module):
         looks = [self.look(term.on, tokens, visible, queries)] * (term.on + 1)
         found: dict[str, Prediction] = {}
         for number in _needed(self.recipe, last):
-            found[self.recipe.terms[number].name] = self.branches[number](looks, queries, found)
+            each = self.recipe.terms[number]
+            found[each.name] = self._predict(each, looks, queries, found)
         return found[term.name].values
 
     def features(self, tokens: TokenSet, layer: int = -1, layers: int = 1) -> States:
@@ -94,6 +104,16 @@ class MaskedModel(nn.Module):
             return self.encoder(tokens)
         states = self.encoder(tokens, layer=layer)
         return replace(states, last=states.mean_of_last(layers))
+
+    def summary(self, tokens: TokenSet, states: States) -> Tensor:
+        """One vector a sample (B, D) as the objective's own attention pooling reads the states of ``tokens``, by validity.
+
+        Raises ValueError for a recipe none of whose terms pools by attention.
+        """
+        for branch in self.branches.values():
+            if isinstance(branch, Branch) and branch.pool is not None and branch.term.pool == "attention":
+                return branch.pool(Memory(states, tokens))
+        raise ValueError(f"recipe '{self.recipe.name}' has no term with pool = 'attention'")
 
 
 def _completing(recipe: Recipe) -> int | None:

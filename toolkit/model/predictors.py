@@ -102,7 +102,7 @@ class Cross(nn.Module):
             keys, phases, valid = read[number if self.mix is not None else 0]
             if self.read_queries:
                 keys, phases = torch.cat([keys, x], dim=1), _join(phases, x_phases)
-                valid = torch.cat([valid, valid.new_ones(x.shape[:2])], dim=1)
+                valid = torch.cat([valid, queries.valid], dim=1)
             x = block(x, keys, x_phases, phases, key_mask(valid))
         return self.norm(x)
 
@@ -157,7 +157,7 @@ class Joint(nn.Module):
         asked = self.queries(queries)
         known, count = x.shape[1], asked.shape[1]
         phases = _join(phases, self.read.phases(queries.coords))
-        valid = torch.cat([valid, valid.new_ones(asked.shape[:2])], dim=1)
+        valid = torch.cat([valid, queries.valid], dim=1)
         x = torch.cat([x, asked], dim=1)
         shown = known + max(1, round(self.reveal * count))
         early = torch.arange(shown, device=x.device).expand(len(x), -1) if shown < known + count else None
@@ -183,8 +183,9 @@ class Chain(nn.Module):
         """``predicted`` (B, q, D) at the places of ``queries`` -> (B, q, W)."""
         x = self.project(predicted) + self.position(queries.coords) + self.channel(queries.descriptor)
         phases = self.rotary(queries.coords) if self.rotary is not None else None
+        valid = key_mask(queries.valid)
         for block in self.blocks:
-            x = block(x, phases, None)
+            x = block(x, phases, valid)
         return self.norm(x)
 
 

@@ -94,6 +94,11 @@ class Objective(nn.Module):
         """Whether :meth:`fit` has something to learn."""
         return any(isinstance(target, targets.Target) and not target.fitted for target in self.targets)
 
+    def rates(self) -> dict[nn.Parameter, float]:
+        """Parameters that learn faster than the rest, and how many times."""
+        quick = [target for target in self.targets if isinstance(target, targets.Subject)]
+        return {parameter: target.rate for target in quick for parameter in target.parameters()}
+
     def forward(self, batch: Batch, step: int, device: torch.device, *, detail: bool = False) -> Scored:
         """Score a batch; masks and noise are pure functions of seed and step. ``detail``: with all levels and deviations."""
         done = step / self.recipe.training.steps

@@ -10,6 +10,7 @@ from torch import Tensor
 from toolkit.model.look import Look
 from toolkit.model.states import States
 from toolkit.model.tokens import TokenSet
+from toolkit.objective.scale import visible_scale
 from toolkit.objective.teacher import Teacher
 
 
@@ -28,7 +29,7 @@ class Scene:
     _taught: dict[tuple[int, bool], States] = field(default_factory=dict)
 
     def taught(self, number: int, *, hidden_only: bool = False) -> States:
-        """The teacher's states of a pass: of all tokens of the view, or of those hidden there, in that order."""
+        """The teacher's states of a pass: of all tokens of the view, in the unit of all; or of those hidden there, in order."""
         key = (number, hidden_only)
         if key not in self._taught:
             assert self.teacher is not None
@@ -36,7 +37,10 @@ class Scene:
             if hidden_only:
                 self._taught[key] = self.teacher.states(look.tokens, look.hidden)
             else:
-                self._taught[key] = repeated_states(self.teacher.states(self.views[number]), self.repeats[number])
+                view = self.views[number]
+                everything = torch.arange(view.valid.shape[1], device=view.valid.device).expand(view.valid.shape)
+                seen = replace(view, patches=view.patches / visible_scale(view, everything)[..., None])
+                self._taught[key] = repeated_states(self.teacher.states(seen), self.repeats[number])
         return self._taught[key]
 
 

@@ -264,6 +264,7 @@ class Subject(Target):
     def __init__(self, term: TermTable, width: int, subjects: int) -> None:
         super().__init__(term)
         self.classify = nn.Linear(width, max(2, subjects))
+        self.rate = term.rate or 1.0
 
     def forward(self, scene: Scene, prediction: Prediction, others: dict[str, Prediction]) -> Compared:
         """See :class:`Target`."""

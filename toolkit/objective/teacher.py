@@ -46,9 +46,11 @@ class Teacher(nn.Module):
 
     def follow(self, done: float, others: Sequence[Pair] = ()) -> None:
         """After a step: move the copy, and ``others``, towards what they follow."""
+        rate = self.rate(done) if self.table.kind == "ema" else 0.0  # a copy is the student as it is
+        for student, teacher in others:
+            blend(student, teacher, rate)
         if self.table.kind == "ema" and self.encoder is not None:
-            for student, teacher in ((self._student[0], self.encoder), *others):
-                blend(student, teacher, self.rate(done))
+            blend(self._student[0], self.encoder, rate)
 
 
 @torch.no_grad()

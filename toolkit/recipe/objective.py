@@ -121,12 +121,14 @@ class TermTable(Table):
     Options belong to a predictor, a target or a loss (``OPTIONS``); one that would do nothing is refused.
     ``memory``: what a predictor reads. ``beside``: a pass whose states it reads as well. ``of``: the term whose
     prediction a chain continues, or whose states are compared (``same``) with those of the term ``twin``.
-    ``read_queries``: queries are part of what they attend. ``mix_layers``: a learned mix of all layers is read.
-    ``last_layers``: the mean of as many. ``reveal``: share of the queries that can be attended before the last block.
-    ``truth``: the pass that the target comes from. ``sees``: what the teacher sees.
+    ``like``: the term whose weights predict for this one too. ``read_queries``: queries are part of what they attend.
+    ``mix_layers``: a learned mix of all layers is read. ``last_layers``: the mean of as many. ``reveal``: share of the
+    queries that can be attended before the last block. ``truth``: the pass that the target comes from. ``sees``: what
+    the teacher sees. ``rate``: how many times the optimizer's rate a classifier of subjects learns at: an adversary
+    that does not keep up is none.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
     on: Index = 0
     queries: Literal["hidden", "visible", "all"] = "hidden"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -137,6 +139,7 @@ class TermTable(Table):
     memory: Literal["context", "visible"] | None = None
     beside: Index | None = None
     of: str | None = None
+    like: str | None = None
     read_queries: bool | None = None
     mix_layers: bool | None = None
     last_layers: Positive | None = None
@@ -147,6 +150,7 @@ class TermTable(Table):
 
     target: Target = "raw"
     truth: Index | None = None
+    rate: PositiveFloat | None = None
     twin: str | None = None
     sees: Literal["all", "hidden"] | None = None
     layers: Positive | None = None
@@ -196,9 +200,9 @@ class TermTable(Table):
 PER_SAMPLE = ("pooled", "subject", "none")  # targets that a whole sample has, not each token
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "predictor": {
-        "none": ("last_layers",),
-        "cross": ("depth", "memory", "beside", "read_queries", "mix_layers"),
-        "joint": ("depth", "memory", "beside", "reveal"),
+        "none": ("last_layers", "like"),
+        "cross": ("depth", "like", "memory", "beside", "read_queries", "mix_layers"),
+        "joint": ("depth", "like", "memory", "beside", "reveal"),
         "chain": ("depth", "of"),
         "same": ("of",),
         "pool": ("pool", "mix_layers", "last_layers", "gate", "gate_scale"),
@@ -209,6 +213,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "residual_codes": ("codes", "levels"),
         "latent": ("truth", "sees", "layers", "norm"),
         "pooled": ("truth",),
+        "subject": ("rate",),
         "twin": ("twin",),
     },
     "loss": {

@@ -64,6 +64,11 @@ class Recipe(Table):
         """The kind of encoder."""
         return self.encoder.kind
 
+    @property
+    def pools_by_attention(self) -> bool:
+        """Whether a term trains a pooling by attention."""
+        return any(term.pool == "attention" for term in self.terms)
+
     def mask_of(self, number: int) -> MaskTable:
         """The mask of a pass."""
         return self.passes[number].mask or self.mask
@@ -86,6 +91,8 @@ class Recipe(Table):
             )
         if self.embedding.pool == "class" and not getattr(self.encoder, "class_token", False):
             raise ValueError("embedding.pool: 'class' needs encoder.class_token = true")
+        if self.embedding.pool == "attention" and not self.pools_by_attention:
+            raise ValueError("embedding.pool: 'attention' needs a term that pools by attention, which trains its weights")
 
     def _check_masks(self) -> None:
         for mask in [self.mask, *(p.mask for p in self.passes if p.mask)]:
@@ -113,9 +120,13 @@ def check_term(recipe: Recipe, term: TermTable, before: list[str]) -> None:
         if (number := getattr(term, key)) is not None and number >= len(recipe.passes):
             raise ValueError(f"terms.{key} {where}: there is no pass {number}, passes are 0 to {len(recipe.passes) - 1}")
     own = recipe.passes[term.on]
-    for key in ("of", "twin"):
+    for key in ("of", "twin", "like"):
         if (other := getattr(term, key)) is not None and other not in before:
             raise ValueError(f"terms.{key} {where}: '{other}' is not a term before it. {did_you_mean(other, before)}")
+    if term.like is not None:
+        check_like(term, next(other for other in recipe.terms if other.name == term.like))
+    if term.target == "pooled" and recipe.teacher is not None and recipe.teacher.kind == "frozen":
+        raise ValueError(f"terms.target {where}: 'pooled' needs a teacher that follows, whose projection is learned with it")
     if term.target in ("latent", "pooled") and recipe.teacher is None:
         raise ValueError(f"terms.target {where}: '{term.target}' needs a [teacher]")
     if (term.predictor == "unet") != isinstance(recipe.encoder, ConvTable) and term.predictor in ("unet", "joint"):
@@ -130,3 +141,15 @@ def check_term(recipe: Recipe, term: TermTable, before: list[str]) -> None:
         raise ValueError(f"training.batch_size: an entropy {where} needs 2 samples or more")
     if term.pool == "class" and not getattr(recipe.encoder, "class_token", False):
         raise ValueError(f"terms.pool {where}: 'class' needs encoder.class_token = true")
+
+
+def check_like(term: TermTable, other: TermTable) -> None:
+    """Raises ValueError where a term cannot predict with the weights of another."""
+    for key in ("predictor", "target", "depth", "read_queries", "mix_layers", "reveal", "last_layers", "like"):
+        mine, theirs = getattr(term, key) if key != "like" else None, getattr(other, key)
+        if mine != theirs:
+            raise ValueError(
+                f"terms.like of term '{term.name}': '{other.name}' has {key} = {theirs!r}, expected {mine!r} as here"
+            )
+    if (term.beside is None) != (other.beside is None):
+        raise ValueError(f"terms.like of term '{term.name}': only one of it and '{other.name}' reads a second pass (beside)")

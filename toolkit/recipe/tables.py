@@ -201,7 +201,7 @@ class EmbeddingTable(Table):
 
     layer: int = -1
     layers: Positive = 1
-    pool: Literal["mean", "max", "meanstd", "meanmax", "class"] = "mean"
+    pool: Literal["mean", "max", "meanstd", "meanmax", "class", "attention"] = "mean"
 
 
 class OptimizerTable(Table):

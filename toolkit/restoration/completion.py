@@ -25,7 +25,7 @@ Data = TypeVar("Data", SignalData, VolumeData, PointData)
 def opened(loaded: LoadedModel, device: torch.device, tokens: type[Tokens], data: type[Data]) -> tuple[MaskedModel, Tokens, Data]:
     """The model on a device, its tokenizer and its recipe's table of data, which are of these kinds. Raises UsageError."""
     tokenizer, table = tokenizers.build(loaded.recipe), loaded.recipe.data
-    if not loaded.model.completes:
+    if loaded.model.completes is None:
         raise UsageError(
             f"Model '{loaded.path}' cannot repair: no term of its objective '{loaded.recipe.objective}' predicts patches as they "
             "are. Train one whose terms have a target = 'raw', for instance with the domain's own recipe."
@@ -46,7 +46,8 @@ def completed(model: MaskedModel, tokens: TokenSet, device: torch.device, *, res
     patches = tokens.patches.clone()
     if mask.hidden.shape[1]:
         factor = visible_scale(tokens, mask.visible)[..., None] if rescaled else torch.ones_like(patches[..., :1])
-        on = replace(tokens, patches=tokens.patches / factor).to(device)
+        # What is to be predicted is not valid, but takes part as hidden tokens do in training.
+        on = replace(tokens, patches=tokens.patches / factor, valid=torch.ones_like(tokens.valid)).to(device)
         predicted = model(on, mask.visible.to(device), mask.hidden.to(device)).float().cpu()
         patches[0, mask.hidden[0]] = predicted[0] * factor[0, mask.hidden[0]]
     return patches

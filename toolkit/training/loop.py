@@ -52,7 +52,7 @@ class Trainer:
         self.device, self.bf16, self.workers = device, bf16, workers
         frozen = (teacher.model.encoder, teacher.recipe.encoder.width) if teacher is not None else ()
         self.objective = Objective(recipe, model, tokenizers.build(recipe), sampler.subjects, *frozen).to(device).train()
-        self.optimizer = optimizer.build(self.objective, recipe)
+        self.optimizer = optimizer.build(self.objective, recipe, self.objective.rates())
         self.position = Position(0, recipes.fingerprint(recipe), inputs)
 
     def resume(self) -> int:
@@ -106,7 +106,7 @@ class Trainer:
 
     def _step(self, batch: Batch, step: int, *, detail: bool) -> tuple[Scored, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = optimizer.learning_rate(self.recipe, step)
+            group["lr"] = group["factor"] * optimizer.learning_rate(self.recipe, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             scored = self.objective(batch, step, self.device, detail=detail)
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -20,11 +21,19 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return table.learning_rate * (table.final_share + (1 - table.final_share) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def build(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW in two groups: matrices decay; biases, norms, embeddings and tokens do not."""
+def build(model: nn.Module, recipe: Recipe, rates: Mapping[nn.Parameter, float] | None = None) -> torch.optim.AdamW:
+    """AdamW: matrices decay; biases, norms, embeddings and tokens do not.
+
+    ``rates``: parameters that learn so many times as fast; each group says its ``factor``.
+    """
+    factors = rates or {}
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1 and id(p) not in tables]
     plain = [p for p in parameters if p.ndim <= 1 or id(p) in tables]
-    groups = [{"params": decayed, "weight_decay": recipe.optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in part if factors.get(p, 1.0) == factor], "weight_decay": decay, "factor": factor}
+        for factor in sorted({1.0, *factors.values()})
+        for part, decay in ((decayed, recipe.optimizer.weight_decay), (plain, 0.0))
+    ]
     return torch.optim.AdamW(groups, lr=recipe.optimizer.learning_rate, betas=recipe.optimizer.betas)

@@ -21,12 +21,15 @@ SHOWN = 2
 @torch.inference_mode()
 def reconstructions_png(path: Path, model: MaskedModel, batch: Batch, device: torch.device) -> Path | None:
     """Original, masked and rebuilt, of the first samples of a batch; None for a model that rebuilds no patches."""
-    if not model.completes:
+    term = model.completes
+    if term is None:
         return None
     recipe, few = model.recipe, _first(batch)
     tokenizer = tokenizers.build(recipe)
     tokens = tokenizer.tokenize(few)
-    mask = MaskSampler(recipe.mask, recipe.tokenizer.channels).sample(tokens, step_generator(recipe.training.seed, 0, 3), 1.0)
+    mask = MaskSampler(recipe.mask_of(term.on), recipe.tokenizer.channels).sample(
+        tokens, step_generator(recipe.training.seed, 0, 3), 1.0
+    )
     factor = visible_scale(tokens, mask.visible)[..., None]
     scaled = replace(tokens, patches=tokens.patches / factor).to(device)
     training = model.training
