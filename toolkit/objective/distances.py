@@ -14,6 +14,7 @@ from toolkit.objective.losses import LOSSES, cross_entropy, focal, nce, pairs, s
 from toolkit.objective.scale import step_generator
 from toolkit.objective.targets import Compared
 from toolkit.recipe import TermTable
+from toolkit.recipe.objective import PER_SAMPLE
 
 GAMMA, TEMPERATURE, PROTOTYPES = 2.0, 0.1, 256
 Elementwise = Callable[[Tensor, Tensor], Tensor]
@@ -71,8 +72,11 @@ class Distance(nn.Module):
         return Measured(mean(each, compared.counts), mean(level, compared.counts))
 
     def _nce(self, compared: Compared) -> Measured:
-        counts = compared.counts
-        each = nce(compared.predicted, compared.target, counts, self.term.temperature or TEMPERATURE)
+        """Candidates are the tokens of the sample, or, where a sample has one target, those of the batch."""
+        predicted, target, counts = compared.predicted, compared.target, compared.counts
+        if self.term.target in PER_SAMPLE:
+            predicted, target, counts = predicted.transpose(0, 1), target.transpose(0, 1), counts.T
+        each = nce(predicted, target, counts, self.term.temperature or TEMPERATURE)
         candidates = counts.sum(1, keepdim=True).clamp(min=1).float().log().expand(counts.shape)
         return Measured(mean(each, counts), mean(candidates, counts))
 

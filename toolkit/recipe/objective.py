@@ -229,7 +229,7 @@ TARGETS_OF: dict[str, tuple[str, ...]] = {
     "patch": ("raw", "patch_norm"),
     "ce": ("codes", "residual_codes", "subject"),
     "focal": ("codes", "residual_codes", "subject"),
-    "nce": ("content", "coordinate", "latent", "spectrum"),
+    "nce": ("content", "coordinate", "latent", "spectrum", "pooled"),
     "sinkhorn": ("latent", "content"),
     "pairs": ("twin",),
     "entropy": ("none",),
