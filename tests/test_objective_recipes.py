@@ -85,7 +85,8 @@ def test_every_target_loss_predictor_and_fill_is_in_some_recipe():
     targets = set(TermTable.model_fields["target"].annotation.__args__)
     assert targets == {term.target for term in terms}
     assert {"drop", "keep", "token", "noise", "foreign"} <= {fill for r in seen for look in r.passes for fill in look.fill}
-    used = {way for r in seen for way, odds in r.mask.ways.model_dump().items() if odds}
+    masks = [r.mask_of(number) for r in seen for number in range(len(r.passes))]
+    used = {way for mask in masks for way, odds in mask.ways.model_dump().items() if odds}
     assert used == set(type(seen[0].mask.ways).model_fields)
 
 

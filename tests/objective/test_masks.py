@@ -15,7 +15,7 @@ from toolkit.recipe import MaskTable, WaysTable
 
 LIMB = ("I", "II", "III", "aVR", "aVL", "aVF")
 LEADS = (*LIMB, "V1", "V2", "V3", "V4", "V5", "V6")
-WAYS = ("random", "spans", "gaps", "groups", "blocks", "regions", "budgets")
+WAYS = ("random", "spans", "gaps", "groups", "blocks", "regions", "budgets", "prefix")
 SPHERE = np.random.default_rng(4).normal(size=(400, 3))
 SPHERE /= np.linalg.norm(SPHERE, axis=1, keepdims=True)
 
@@ -254,6 +254,30 @@ def test_tokens_that_are_not_valid_do_not_count_for_a_block():
     mel = (hidden & tokens.valid.view_as(hidden)).float().mean((0, 1, 3))
     middle = float((mel * torch.arange(8)).sum() / mel.sum())
     assert abs(middle - 3.5) < 0.4  # cut around its seed, not at a count that the block does not reach and so by place
+
+
+# Prefixes
+
+
+@pytest.mark.parametrize("layout", ["leads", "electrodes", "spectrogram"])
+def test_a_prefix_shows_what_comes_first_in_time(layout):
+    tokens = LAYOUTS[layout](4)
+    mask, _ = masked(only("prefix"), tokens)
+    time = tokens.coords[..., 3]
+    assert (time.gather(1, mask.visible).amax(1) <= time.gather(1, mask.hidden).amin(1)).all()
+    assert (time.gather(1, mask.hidden).diff(dim=1) >= 0).all()  # the next ones come first
+
+
+@pytest.mark.parametrize("layout", ["contrasts", "points"])
+def test_without_time_a_plane_of_random_direction_parts_the_visible_from_the_hidden(layout):
+    tokens = LAYOUTS[layout](6)
+    _, hidden = masked(only("prefix"), tokens)
+    place, sides = places(tokens)[..., :3].double().numpy(), []
+    for own, flags in zip(place, hidden.flatten(1).numpy(), strict=True):
+        plane = np.linalg.lstsq(np.c_[own, np.ones(len(own))], np.where(flags, 1.0, -1.0), rcond=None)[0]
+        sides.append(plane[:3] / np.linalg.norm(plane[:3]))
+        assert np.mean((np.c_[own, np.ones(len(own))] @ plane > 0) == flags) > 0.85  # (least squares, not the best plane)
+    assert np.abs(np.corrcoef(np.array(sides)) - np.eye(6)).max() < 0.9999  # not one direction for all
 
 
 # Places

@@ -301,3 +301,34 @@ def test_consistency_of_the_same_token_leaves_tokens_apart_and_that_of_all_pairs
     without, same, every = twins(None), twins("same"), twins("all")
     assert abs(same - without) < 0.1
     assert every > without + 0.3
+
+
+# Queries and candidates.
+
+
+def test_the_next_tokens_are_the_first_hidden_ones_after_the_prefix():
+    _, objective, batch = ready("tokenunify", "eeg")
+    found = []
+    hook = objective.model.branches["next"].register_forward_hook(lambda part, given, made: found.append((given, made)))
+    objective(batch, 0, CPU)
+    hook.remove()
+    (given, made), (_, every) = found
+    look = given[1][1]
+    time = look.tokens.coords[..., 3]
+    later = torch.ones_like(look.tokens.valid).scatter(1, made.queries, False).scatter(1, look.visible, False)
+    assert made.queries.shape[1] == max(1, round(0.1 * look.hidden.shape[1])) and every.queries.shape == look.hidden.shape
+    assert (time.gather(1, made.queries).amax(1) <= time.masked_fill(~later, torch.inf).amin(1)).all()
+
+
+def test_whole_samples_are_told_from_the_others_of_their_batch():
+    _, objective, batch = ready("mmc", "cardiac")
+    score = objective(batch, 0, CPU).terms["summary"]
+    assert float(score.trivial) == pytest.approx(math.log(len(batch.values)))
+    kept = []
+    hook = objective.distances[2].register_forward_hook(lambda part, given, made: kept.append((given[0], made.loss)))
+    objective(batch, 0, CPU)
+    hook.remove()
+    compared, loss = kept[0]
+    one, other = (functional.normalize(x[:, 0].double(), dim=-1) for x in (compared.predicted, compared.target))
+    expected = -(one @ other.mT / 0.1).log_softmax(-1).diagonal().mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)

@@ -11,7 +11,9 @@ Constant counts keep every tensor dense. The ways to hide, mixed within a batch 
 - regions: one region of the sample whole and the same share of every other (FSFM, 2412.12032, whose code draws one
   region a batch; here each sample draws its own);
 - budgets: shares of what stays visible drawn for groups of channels from a flat Dirichlet distribution (MultiMAE,
-  2204.01678; BM-MAE, 2505.00568).
+  2204.01678; BM-MAE, 2505.00568);
+- prefix: all that comes after a cut in time, or where there is no time beyond a plane of random direction (TokenUnify,
+  2405.16847, cuts in raster order).
 
 A group is a channel, or channels that the recipe names together: the six limb leads are linear
 combinations of two of them (III = II - I, aVR = -(I + II) / 2, ...), so one alone would be given away.
@@ -26,11 +28,11 @@ import torch
 from torch import Tensor
 
 from toolkit.model.tokens import TokenSet
-from toolkit.objective.places import blocks, places, regions
+from toolkit.objective.places import TIME, blocks, places, regions
 from toolkit.recipe import MaskTable, WaysTable
 
 RAGGED = 1e-12  # breaks ties between the rows of one time step at random
-BLOCKS, REGIONS, BUDGETS = 4, 5, 6  # ways after those that are read off the grid; see odds_of
+BLOCKS = 4  # the first of the ways that are not read off the grid; see odds_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class MaskSampler:
         if bool((way >= BLOCKS).any()):
             group = first[:, :, None].expand(-1, -1, count // tokens.grid[0]).flatten(1)
             layout = Layout(places(tokens), group, valid)
-            for number, scored in ((BLOCKS, self._blocks), (REGIONS, self._regions), (BUDGETS, self._budgets)):
+            for number, scored in enumerate((self._blocks, self._regions, self._budgets, self._prefix), BLOCKS):
                 rows = (way == number).nonzero()[:, 0]
                 if len(rows):
                     score[rows] = scored(layout.rows(rows), visible[rows], generator)
@@ -164,10 +166,18 @@ class MaskSampler:
         noise = _noise(tuple(layout.group.shape), generator)
         return noise - first_of_each(layout.group, quota, noise, layout.valid).double()
 
+    def _prefix(self, layout: Layout, visible: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores (B, N) that rise with time, or along a random direction; ties are broken at random."""
+        place = layout.place
+        direction = torch.randn((len(place), 3, 1), generator=generator)
+        timed = (place[..., TIME] > 0).any(1, keepdim=True)
+        along = torch.where(timed, place[..., TIME], (place[..., :TIME] @ direction)[..., 0])
+        return along.double() + 1e-6 * _noise(tuple(along.shape), generator)
+
 
 def odds_of(ways: WaysTable) -> Tensor:
-    """The odds in the order in which the ways are numbered, (7,)."""
-    return torch.tensor([ways.random, ways.spans, ways.gaps, ways.groups, ways.blocks, ways.regions, ways.budgets])
+    """The odds in the order in which the ways are numbered, (8,)."""
+    return torch.tensor([ways.random, ways.spans, ways.gaps, ways.groups, ways.blocks, ways.regions, ways.budgets, ways.prefix])
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

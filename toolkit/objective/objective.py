@@ -162,6 +162,8 @@ class Objective(nn.Module):
     def _queries(self, term: TermTable, scene: Scene, generator: torch.Generator) -> Tensor:
         look = scene.looks[term.on]
         size, count = look.tokens.valid.shape
+        if term.queries == "next":
+            return look.hidden[:, : max(1, round(term.share * look.hidden.shape[1]))]
         if term.queries == "all":
             index = torch.arange(count, device=look.hidden.device).expand(size, -1)
         else:
@@ -177,7 +179,7 @@ class Objective(nn.Module):
         copy = None
         assert isinstance(distance, Distance)
         measure = distance.elementwise()
-        if term.target in ("raw", "patch_norm") and term.queries == "hidden" and measure is not None:
+        if term.target in ("raw", "patch_norm") and term.queries in ("hidden", "next") and measure is not None:
             copied = self._copied(term, scene, prediction)
             copy = float(mean(measure(copied.float(), compared.target.float()), compared.counts))
         return replace(score, copy=copy, predicted=predicted, target=target, learned=term.target in LEARNED)

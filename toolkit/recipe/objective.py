@@ -39,6 +39,7 @@ class WaysTable(Table):
     blocks: Odds = 0.0
     regions: Odds = 0.0
     budgets: Odds = 0.0
+    prefix: Odds = 0.0
 
     @model_validator(mode="after")
     def _some(self) -> WaysTable:
@@ -118,6 +119,7 @@ class PassTable(Table):
 class TermTable(Table):
     """One term of the loss: on which pass, which tokens are predicted, by what, towards what, at which distance.
 
+    ``queries = "next"``: the first ``share`` of the hidden tokens, after a prefix those that come next.
     Options belong to a predictor, a target or a loss (``OPTIONS``); one that would do nothing is refused.
     ``memory``: what a predictor reads. ``beside``: a pass whose states it reads as well. ``of``: the term whose
     prediction a chain continues, or whose states are compared (``same``) with those of the term ``twin``.
@@ -130,7 +132,7 @@ class TermTable(Table):
 
     name: Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
     on: Index = 0
-    queries: Literal["hidden", "visible", "all"] = "hidden"
+    queries: Literal["hidden", "next", "visible", "all"] = "hidden"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     weight: PositiveFloat = 1.0
 

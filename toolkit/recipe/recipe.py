@@ -135,7 +135,7 @@ def check_term(recipe: Recipe, term: TermTable, before: list[str]) -> None:
         raise ValueError(f"terms.predictor {where}: 'none' reads states of the hidden tokens, which fill = 'drop' leaves out")
     if isinstance(recipe.encoder, ConvTable) and own.keys == "visible":
         raise ValueError(f"passes.keys {where}: a convnet has no attention to limit")
-    if recipe.mask_of(term.on).ratio == 0 and term.queries == "hidden" and term.target not in PER_SAMPLE:
+    if recipe.mask_of(term.on).ratio == 0 and term.queries in ("hidden", "next") and term.target not in PER_SAMPLE:
         raise ValueError(f"terms.queries {where}: pass {term.on} hides nothing (mask.ratio = 0), so there is nothing to predict")
     if term.loss == "entropy" and recipe.training.batch_size < 2:
         raise ValueError(f"training.batch_size: an entropy {where} needs 2 samples or more")
