@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.domain_files import CUT, SMALL, make, small
+from tests.models import talking
 from toolkit import recipe as recipes
 from toolkit.corpus import inputs
 from toolkit.corpus.batches import Batch, BatchSampler
@@ -93,7 +94,8 @@ def test_tables_that_do_not_fit_one_another_are_refused_with_both_values(name, k
 
 
 # Loss at the end against the first steps, and against the cost of predicting the mean.
-LEARNS = {"csfm": (0.9, 1.0), "reve": (0.8, 1.0), "bird-mae": (0.8, 1.0), "bm-mae": (0.8, 0.9), "point-cmae": (0.8, 0.8)}
+# Share of the trivial level, where heads begin.
+LEARNS = {"csfm": 1.0, "reve": 1.0, "bird-mae": 1.0, "bm-mae": 0.9, "point-cmae": 0.9}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,10 +104,9 @@ def test_a_recipe_learns(name, tmp_path, opened):
     recipe = small(name, training__steps=steps, training__checkpoint_every=steps)
     train(tmp_path, recipe, opened[name])
     rows = read_metrics(tmp_path)
-    first, last = (np.mean([r["loss"] for r in part]) for part in (rows[:5], rows[-10:]))
-    trivial = np.mean([r["loss_trivial"] for r in rows])
+    last, trivial = (np.mean([r[key] for r in rows[-10:]]) for key in ("loss", "loss_trivial"))
     assert len(rows) == steps and np.isfinite([r["grad_norm"] for r in rows]).all()
-    assert last < LEARNS[name][0] * first and last < LEARNS[name][1] * trivial
+    assert last < LEARNS[name] * trivial, last / trivial
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +134,7 @@ def test_a_batch_is_a_function_of_the_step(name, batch):
 
 def looked(recipe, tokens):
     """What each pass of a training step sees of these tokens, and the loss: (looks, loss)."""
-    tokenizer, model = tokenizers.build(recipe), masked.build(recipe)
+    tokenizer, model = tokenizers.build(recipe), talking(recipe)
     tokenizer.tokenize = lambda batch, device=None: tokens
     looks, look = [], model.look
     model.look = lambda *given: looks.append(look(*given)) or looks[-1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from readers.schema import Channel
+from tests.models import talking
 from toolkit.corpus.batches import Batch, collate
 from toolkit.corpus.windows import load, plan
 from toolkit.model import masked, tokenizers
@@ -137,14 +138,14 @@ def test_what_is_not_valid_changes_neither_loss_nor_gradients(batch, tiny):
 def test_the_amplitude_of_what_is_hidden_does_not_reach_the_model(batch, tiny):
     """Scaled up together, hidden patches must not be seen in the input: the model's predictions stay what they were."""
     recipe = tiny()
-    model, tokens = masked.build(recipe), tokenizers.build(recipe).tokenize(batch)
-    plain, look, before = looked(objective_of(recipe, model, tokens), batch, 0)
+    tokens = tokenizers.build(recipe).tokenize(batch)
+    plain, look, before = looked(objective_of(recipe, talking(recipe), tokens), batch, 0)
     hidden = torch.zeros_like(tokens.valid).scatter(1, look.hidden, True)
     louder = dataclasses.replace(tokens, patches=torch.where(hidden[..., None], tokens.patches * 100, tokens.patches))
-    scored, _, after = looked(objective_of(recipe, masked.build(recipe), louder), batch, 0)
+    scored, _, after = looked(objective_of(recipe, talking(recipe), louder), batch, 0)
     assert torch.equal(before.values, after.values) and float(scored.loss.detach()) > 100 * float(plain.loss.detach())
     spoilt = dataclasses.replace(tokens, patches=torch.where(hidden[..., None], tokens.patches, tokens.patches * 100 + 1))
-    assert not torch.equal(looked(objective_of(recipe, masked.build(recipe), spoilt), batch, 0)[2].values, before.values)
+    assert not torch.equal(looked(objective_of(recipe, talking(recipe), spoilt), batch, 0)[2].values, before.values)
 
 
 # The unit in which the model sees a sample.

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 import readers
 from readers.schema import ReadError
 from tests import mri_files
+from tests.models import talking
 from toolkit import recipe as recipes
 from toolkit.corpus.inputs import Input
 from toolkit.errors import UsageError
-from toolkit.model import masked
 from toolkit.model.folder import LoadedModel
 from toolkit.restoration import boxes, spans, volumes, voxels
 from toolkit.restoration import damage as damages
@@ -44,7 +44,7 @@ SMALL = {
 def model() -> LoadedModel:
     """A model that has learnt nothing."""
     recipe = recipes.resolve("bm-mae", size="tiny", flags=SMALL)
-    return LoadedModel(masked.build(recipe).eval(), recipe, "none", Path(), ())
+    return LoadedModel(talking(recipe).eval(), recipe, "none", Path(), ())
 
 
 @pytest.fixture(scope="module")

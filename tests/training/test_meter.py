@@ -42,8 +42,9 @@ def test_the_progress_line_names_each_of_several_terms_and_what_collapsed():
     ("predicted", "target", "learned", "rank", "named"),
     [
         (1.0, 1.0, True, 9.0, []),
-        (0.009, 1.0, False, 9.0, ["one"]),  # always the same prediction
-        (0.011, 1.0, False, 9.0, []),
+        (0.009, 1.0, True, 9.0, ["one"]),  # always the same prediction
+        (0.011, 1.0, True, 9.0, []),
+        (0.009, 1.0, False, 9.0, []),  # of data: heads begin there, and have only learned nothing yet
         (0.09, 0.09, True, 9.0, ["one"]),  # targets made by weights that became all the same
         (0.09, 0.09, False, 9.0, []),  # targets made of data may well vary little
         (1.0, 1.0, True, 1.4, ["encoder"]),

@@ -24,6 +24,8 @@ from toolkit.model.transformer import init_weights
 from toolkit.recipe import ConvTable, Recipe, TermTable
 
 DEFAULT_CODES, DEFAULT_LEVELS = 128, 4
+FROM_NOTHING = ("patch", "l1", "l2", "smooth_l1", "ce", "focal")  # losses that (near) zeros have a gradient in
+NOTHING = 0.005
 
 
 class MaskedModel(nn.Module):
@@ -45,6 +47,17 @@ class MaskedModel(nn.Module):
             }
         )
         init_weights(self)
+        self._start_at_nothing()
+
+    def _start_at_nothing(self) -> None:
+        """Heads of values and of codes begin near zero: predictions at the channel's mean, or all codes alike.
+
+        Larger ones begin far above that level and spend a good part of a short run on coming down to it; with zeros all
+        points of a predicted set would lie in one place, and be drawn to the same one.
+        """
+        for branch in self.branches.values():
+            if isinstance(branch, Branch) and branch.head is not None and branch.term.loss in FROM_NOTHING:
+                nn.init.normal_(branch.head.weight, std=NOTHING)
 
     def look(
         self,

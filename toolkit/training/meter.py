@@ -116,7 +116,8 @@ class Meter:
 
 
 def collapsed(done: float, scores: Mapping[str, TermScore], rank: float | None) -> list[str]:
-    """Terms whose targets or predictions have become (nearly) the same for all tokens, and ``encoder`` for its states.
+    """Terms whose targets are made by weights and have become (nearly) the same for all tokens, or their predictions have;
+    and ``encoder``, where its states have.
 
     data2vec 2.0's released code stops a run whose targets deviate by less than 0.1 or whose predictions by less than 0.01,
     after 5,000 steps; here they are named, from a tenth of the run on.
@@ -126,9 +127,10 @@ def collapsed(done: float, scores: Mapping[str, TermScore], rank: float | None) 
     found = [
         name
         for name, score in scores.items()
-        if score.target is not None
+        if score.learned
+        and score.target is not None
         and score.predicted is not None
-        and (score.predicted < LEAST_PREDICTED * score.target or (score.learned and score.target < LEAST_TARGET))
+        and (score.predicted < LEAST_PREDICTED * score.target or score.target < LEAST_TARGET)
     ]
     return found + (["encoder"] if rank is not None and rank < LEAST_RANK else [])
 
