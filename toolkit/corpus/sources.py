@@ -5,7 +5,7 @@ from __future__ import annotations
 from readers.schema import ReadError
 from toolkit.corpus import framing, grids
 from toolkit.corpus.batches import Source
-from toolkit.corpus.inputs import Failure, Inputs, open_input, subject_of
+from toolkit.corpus.inputs import Failure, Inputs, open_input
 from toolkit.corpus.notes import Notes
 from toolkit.recipe import Recipe
 
@@ -27,7 +27,7 @@ def open_sources(gathered: Inputs, recipe: Recipe) -> tuple[list[Source], list[F
         except ReadError as problem:
             failures.append(Failure(str(item.path), str(problem)))
             continue
-        sources.append(Source(recording, tuple(chosen), frame.length(recording), subject_of(item, recording)))
+        sources.append(Source(recording, tuple(chosen), frame.length(recording), item.ids.get("subject")))
         for sentence in (*frame.mismatches(recording, (), chosen), *recording.warnings):
             notes.add(item.path.name, sentence)
     return sources, failures, notes
