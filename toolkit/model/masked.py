@@ -70,7 +70,7 @@ class MaskedModel(nn.Module):
     ) -> Look:
         """Carry out pass ``number`` on tokens of which ``visible`` int64 (B, v) are shown and ``hidden`` (B, h) are not.
 
-        ``generator`` (CPU; default: one of seed 0) and ``partners`` are for fills, see toolkit.model.fills.
+        ``generator`` (CPU; default: a fresh one) and ``partners`` are for fills, see toolkit.model.fills.
         """
         table = self.recipe.passes[number]
         if table.fill == ("drop",):
