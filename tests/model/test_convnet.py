@@ -13,7 +13,7 @@ from readers.schema import Channel
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import Batch
 from toolkit.model import tokenizers
-from toolkit.model.convnet import ChannelMix, ConvEncoder, strides, visible
+from toolkit.model.convnet import ChannelMix, ConvEncoder, strides
 from toolkit.model.convnet_layers import ChannelNorm, Mask, Residual, masked, refuse_unknown
 from toolkit.model.pictures import fold, unfold
 from toolkit.model.tokens import TokenSet, gather
@@ -275,7 +275,7 @@ def test_hidden_cells_are_zero_and_visible_ones_are_not_at_every_scale(dims):
     shown[-1, 0] = 2  # not valid, and not to be seen though it was asked for
     states = encoder(tokens, shown)
     flags = torch.zeros_like(tokens.valid).scatter(1, shown, True) & tokens.valid
-    assert torch.equal(visible(tokens, shown), flags) and not flags.gather(1, shown).all()
+    assert torch.equal(tokens.shown(shown), flags) and not flags.gather(1, shown).all()
     cells = flags.view(-1, 1, *tokens.grid[1:])
     assert torch.equal(states.seen, cells)
     side, widths = SHAPES[dims][0][0], []

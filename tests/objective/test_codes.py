@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans as Reference
 
-from toolkit.objective.codes import KMeans, ResidualCodes, cluster, nearest, perplexity
+from toolkit.objective.codes import KMeans, ResidualCodes, cluster, nearest
 
 
 def generator(seed=0):
@@ -124,10 +124,3 @@ def test_a_constant_feature_counts_for_nothing():
 def test_what_cannot_be_fitted_is_refused(rows):
     with pytest.raises(ValueError, match="finite"):
         KMeans(3, 2).fit(rows, generator())
-
-
-def test_perplexity_counts_codes_in_even_use():
-    assert perplexity(torch.zeros(50, dtype=torch.int64), 8) == pytest.approx(1)
-    assert perplexity(torch.arange(8).repeat(3, 5), 8) == pytest.approx(8)
-    share = np.array([0.5, 0.25, 0.25])
-    assert perplexity(torch.tensor([[4, 4], [2, 0]]), 5) == pytest.approx(np.exp(-(share * np.log(share)).sum()))

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.objective.losses import LOSSES, cosine, cross_entropy, focal, nce, pairs, patch_loss, sce, swapped
+from toolkit.objective.distances import Distance
+from toolkit.objective.losses import LOSSES, cosine, cross_entropy, focal, nce, pairs, sce, swapped
 from toolkit.objective.sinkhorn import sinkhorn
+from toolkit.objective.targets import Compared
+from toolkit.recipe import TermTable
 
 FORMULAS = {
     "l1": np.abs,
@@ -31,6 +34,10 @@ def test_chamfer_is_the_mean_squared_distance_to_the_nearest_both_ways():
     want = distance.min(2).mean(1) + distance.min(1).mean(1)
     got = LOSSES["chamfer"](torch.tensor(one).flatten(1), torch.tensor(other).flatten(1))
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-12)
+
+
+def patch_loss(kind, predicted, target, counts):
+    return Distance(TermTable(name="t"), kind, predicted.shape[-1])(Compared(predicted, target, counts)).loss
 
 
 @pytest.mark.parametrize("kind", sorted(FORMULAS))

@@ -6,6 +6,7 @@ from matplotlib.image import imread
 
 from toolkit.errors import ToolkitError
 from toolkit.report import figures
+from toolkit.report.training import losses_png
 
 
 def _panel(truth: bool = True) -> figures.Panel:
@@ -51,7 +52,7 @@ def test_the_other_figures_draw_what_they_are_given(tmp_path: Path) -> None:
     for path in (
         figures.regression_png(tmp_path / "new" / "r.png", truth, truth + 3, "bpm"),
         figures.restoration_png(tmp_path / "x.png", [_panel(), _panel(truth=False)]),
-        figures.loss_png(tmp_path / "t.png", steps, 1 / (1 + steps), trivial=0.4),
+        losses_png(tmp_path / "t.png", [{"step": int(n), "loss": 1 / (1 + n), "loss_trivial": 0.4} for n in steps]),
     ):
         assert _blueness(path) > 0.0005
     one, three = (imread(figures.restoration_png(tmp_path / f"{n}.png", [_panel()] * n)).shape[0] for n in (1, 3))

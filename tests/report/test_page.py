@@ -2,11 +2,10 @@ import base64
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from toolkit.report.figures import loss_png
 from toolkit.report.page import Section, write_page
+from toolkit.report.training import losses_png
 
 
 class _Reader(HTMLParser):
@@ -32,7 +31,7 @@ class _Reader(HTMLParser):
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(tmp_path: Path) -> None:
-    image = loss_png(tmp_path / "loss.png", np.arange(3), np.arange(3))
+    image = losses_png(tmp_path / "loss.png", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}])
     rows = [{"name": "a<b>", "value": 0.123456, "rows": 7}, {"name": "c", "value": float("nan"), "rows": 8}]
     sections = [Section("Scores", ["Rates & <script>alert(1)</script>"], rows), Section("Loss", images=[image])]
     path = write_page(tmp_path / "report.html", 'Probe "x" <1>', sections)

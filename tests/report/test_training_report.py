@@ -73,7 +73,7 @@ def _drawn(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Figure]:
 
 
 def test_the_page_names_each_term_with_its_levels_and_embeds_the_figures(tmp_path: Path) -> None:
-    picture = figures.loss_png(tmp_path / "panels.png", np.arange(3), np.arange(3))
+    picture = figures.regression_png(tmp_path / "panels.png", np.arange(3.0), np.arange(3.0), "ms")
     page = _write(tmp_path, [_row(10), _row(20)], picture)
     head, *cells = next([head, *rows] for head, *rows in [page.rows[i:] for i in range(len(page.rows))] if head[0] == "term")
     table = {row[0]: dict(zip(head, row, strict=True)) for row in cells[:2]}

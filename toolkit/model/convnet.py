@@ -122,7 +122,7 @@ class ConvEncoder(nn.Module):
         tokens without a grid of whole pictures.
         """
         check_grid(tokens, len(self.patch_shape))
-        mask = Mask(as_cells(visible(tokens, index), tokens.grid))
+        mask = Mask(as_cells(tokens.valid if index is None else tokens.shown(index), tokens.grid))
         pictures = fold(tokens.patches, tokens.grid, self.patch_shape)
         maps = self.net(pictures, per_channel(tokens), mask)
         # No weights in the last norm: a predictor that reads the maps would never train them.
@@ -136,13 +136,6 @@ def check_grid(tokens: TokenSet, dims: int) -> None:
     """Raises ValueError for tokens that do not fill a grid of ``dims`` axes beside the channels."""
     if len(tokens.grid) != dims + 1 or math.prod(tokens.grid) != tokens.patches.shape[1]:
         raise ValueError(f"{tokens.patches.shape[1]} tokens on a grid {tokens.grid} do not fill pictures of {dims} axes")
-
-
-def visible(tokens: TokenSet, index: Tensor | None) -> Tensor:
-    """Which of all tokens are at ``index`` int64 (B, n) (default: all) and valid: bool (B, N)."""
-    if index is None:
-        return tokens.valid
-    return torch.zeros_like(tokens.valid).scatter(1, index, True) & tokens.valid
 
 
 def as_cells(flags: Tensor, grid: tuple[int, ...]) -> Tensor:

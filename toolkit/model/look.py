@@ -8,7 +8,7 @@ from torch import Tensor
 
 from toolkit.model.predictors import Memory
 from toolkit.model.states import States
-from toolkit.model.tokens import TokenSet, gather
+from toolkit.model.tokens import TokenSet, gather, placed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,4 @@ class Look:
     def whole(self, last_layers: int = 1) -> Tensor:
         """States (B, N, D) by token, the mean of the last layers; zero where a token did not enter."""
         states = self.states.mean_of_last(last_layers)
-        if self.index is None:
-            return states
-        whole = states.new_zeros(*self.tokens.valid.shape, states.shape[-1])
-        return whole.scatter(1, self.index[..., None].expand_as(states), states)
+        return states if self.index is None else placed(states, self.index, self.tokens.valid.shape[1])

@@ -92,22 +92,20 @@ class MaskedModel(nn.Module):
     @property
     def completes(self) -> TermTable | None:
         """The term that predicts patches as they are, by which the model can fill in what is missing, if there is one."""
-        last = _completing(self.recipe)
-        return None if last is None else self.recipe.terms[last]
+        elementwise = ("patch", "l1", "l2", "smooth_l1")
+        return next((t for t in self.recipe.terms if t.target == "raw" and t.loss in elementwise), None)
 
     def forward(self, tokens: TokenSet, visible: Tensor, queries: Tensor) -> Tensor:
         """Patches (B, q, P) at ``queries`` int64 (B, q) from the tokens at ``visible`` (B, v), in the tokens' unit.
 
         Raises ValueError for a recipe none of whose terms predicts patches as they are.
         """
-        last = _completing(self.recipe)
-        if last is None:
+        term = self.completes
+        if term is None:
             raise ValueError(f"recipe '{self.recipe.name}' has no term with target = 'raw'")
-        term = self.recipe.terms[last]
         looks = [self.look(term.on, tokens, visible, queries)] * (term.on + 1)
         found: dict[str, Prediction] = {}
-        for number in _needed(self.recipe, last):
-            each = self.recipe.terms[number]
+        for each in _needed(self.recipe, term):
             found[each.name] = self._predict(each, looks, queries, found)
         return found[term.name].values
 
@@ -129,19 +127,10 @@ class MaskedModel(nn.Module):
         raise ValueError(f"recipe '{self.recipe.name}' has no term with pool = 'attention'")
 
 
-def _completing(recipe: Recipe) -> int | None:
-    """The first term that predicts patches as they are, token by token."""
-    fit = (n for n, t in enumerate(recipe.terms) if t.target == "raw" and t.loss in ("patch", "l1", "l2", "smooth_l1"))
-    return next(fit, None)
-
-
-def _needed(recipe: Recipe, last: int) -> list[int]:
-    """The terms whose predictions term ``last`` goes on from, and itself, in order."""
-    numbers = {term.name: number for number, term in enumerate(recipe.terms)}
-    chain = [last]
-    while (source := recipe.terms[chain[0]].of) is not None:
-        chain.insert(0, numbers[source])
-    return chain
+def _needed(recipe: Recipe, term: TermTable) -> list[TermTable]:
+    """The terms whose predictions a term goes on from, and itself, in order."""
+    before = {each.name: each for each in recipe.terms}
+    return [*(_needed(recipe, before[term.of]) if term.of is not None else ()), term]
 
 
 def prediction_size(recipe: Recipe, term: TermTable, tokenizer: Tokenizer) -> int:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model.attention_pool import AttentionPool
+from toolkit.model.pooling import maximum, mean
 from toolkit.model.positions import FourierPositions, Rotary
 from toolkit.model.states import States
 from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokens import TokenSet
 from toolkit.model.transformer import CrossBlock, Phases, SelfBlock, key_mask, norm
 from toolkit.recipe import PositionTable, TransformerTable
+
+Read = tuple[Tensor, Phases, Tensor]  # what is attended, its phases, and which of it may be
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,30 @@ class Queries(nn.Module):
 
 
 class Reading(nn.Module):
-    """States of an encoder in the predictor's width, each with its place; class token and registers without one."""
+    """States of an encoder in the predictor's width, each with its place; class token and registers without one.
 
-    def __init__(self, width: int, table: TransformerTable, position: PositionTable) -> None:
+    ``beside``: a second memory may be read too, told apart by a learned code.
+    """
+
+    def __init__(self, width: int, table: TransformerTable, position: PositionTable, *, beside: bool) -> None:
         super().__init__()
         self.project = nn.Linear(width, table.width)
         self.position = FourierPositions(position, table.width)
         self.rotary = Rotary(position, table.head_width) if position.rotary else None
+        self.beside = nn.Parameter(0.02 * torch.randn(table.width)) if beside else None
 
-    def forward(self, states: Tensor, memory: Memory) -> tuple[Tensor, Phases, Tensor]:
-        """``states`` (B, n, D), of the memory's tokens -> memory (B, g + n, W), its phases, and what may be attended."""
+    def forward(self, states: Tensor, memory: Memory, second: Memory | None = None) -> Read:
+        """``states`` (B, n, D), of the memory's tokens -> memory (B, g + n, W), its phases, and what may be attended.
+
+        Those of the ``second`` memory, its last states, come after them.
+        """
+        read = self._one(states, memory)
+        if second is None or self.beside is None:
+            return read
+        x, phases, valid = self._one(second.states.last, second)
+        return torch.cat([read[0], x + self.beside], dim=1), _join(read[1], phases), torch.cat([read[2], valid], dim=1)
+
+    def _one(self, states: Tensor, memory: Memory) -> Read:
         tokens, extra = memory.tokens, memory.states.extra
         x = self.project(states) + self.position(tokens.coords)
         coords, valid = tokens.coords, tokens.valid
@@ -86,8 +103,7 @@ class Cross(nn.Module):
         super().__init__()
         self.read_queries = read_queries
         self.queries = Queries(table, position)
-        self.read = Reading(width, table, position)
-        self.beside = nn.Parameter(0.02 * torch.randn(table.width)) if beside else None
+        self.read = Reading(width, table, position, beside=beside)
         self.mix = nn.Parameter(torch.zeros(table.depth, layers)) if mix_layers else None
         self.layer_norm = nn.LayerNorm(width, elementwise_affine=False)
         self.blocks = nn.ModuleList(CrossBlock(table, table.width) for _ in range(table.depth))
@@ -106,21 +122,14 @@ class Cross(nn.Module):
             x = block(x, keys, x_phases, phases, key_mask(valid))
         return self.norm(x)
 
-    def _read(self, memory: Memory, second: Memory | None) -> list[tuple[Tensor, Phases, Tensor]]:
+    def _read(self, memory: Memory, second: Memory | None) -> list[Read]:
         """The memory of each block, or the one of all."""
         if self.mix is None:
             mixes = [memory.states.last]
         else:
             layers = torch.stack([self.layer_norm(layer) for layer in memory.states.all_layers()])
             mixes = [torch.einsum("l,lbnd->bnd", share, layers) for share in self.mix.softmax(-1).type_as(layers)]
-        read = [self.read(mix, memory) for mix in mixes]
-        if second is None or self.beside is None:
-            return read
-        other, other_phases, other_valid = self.read(second.states.last, second)
-        return [
-            (torch.cat([x, other + self.beside], dim=1), _join(phases, other_phases), torch.cat([valid, other_valid], dim=1))
-            for x, phases, valid in read
-        ]
+        return [self.read(mix, memory, second) for mix in mixes]
 
 
 class Joint(nn.Module):
@@ -142,18 +151,13 @@ class Joint(nn.Module):
         super().__init__()
         self.reveal = reveal
         self.queries = Queries(table, position)
-        self.read = Reading(width, table, position)
-        self.beside = nn.Parameter(0.02 * torch.randn(table.width)) if beside else None
+        self.read = Reading(width, table, position, beside=beside)
         self.blocks = nn.ModuleList(SelfBlock(table) for _ in range(table.depth))
         self.norm = norm(table.norm, table.width)
 
     def forward(self, memory: Memory, queries: TokenSet, second: Memory | None = None) -> Tensor:
         """States (B, q, W) at the places of ``queries``."""
-        x, phases, valid = self.read(memory.states.last, memory)
-        if second is not None and self.beside is not None:
-            other, other_phases, other_valid = self.read(second.states.last, second)
-            x, phases = torch.cat([x, other + self.beside], dim=1), _join(phases, other_phases)
-            valid = torch.cat([valid, other_valid], dim=1)
+        x, phases, valid = self.read(memory.states.last, memory, second)
         asked = self.queries(queries)
         known, count = x.shape[1], asked.shape[1]
         phases = _join(phases, self.read.phases(queries.coords))
@@ -210,10 +214,7 @@ class Pool(nn.Module):
             return self.attention(states, counts)
         if self.kind == "class":
             return memory.states.class_state()
-        if self.kind == "max":
-            return states.masked_fill(~counts[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)
-        weight = counts[..., None].type_as(states)
-        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return maximum(states, counts) if self.kind == "max" else mean(states, counts)
 
 
 class Spread(nn.Module):

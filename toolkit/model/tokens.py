@@ -42,11 +42,18 @@ class TokenSet:
 
     def joined(self, other: TokenSet) -> TokenSet:
         """These tokens, then the others of the same samples; the result has no grid."""
-        pairs = {
-            name: torch.cat([getattr(self, name), getattr(other, name)], dim=1)
-            for name in ("patches", "coords", "channel", "descriptor", "valid", "scale")
-        }
+        pairs = {name: torch.cat([getattr(self, name), getattr(other, name)], dim=1) for name in PER_TOKEN}
         return TokenSet(**pairs, grid=(pairs["valid"].shape[1],))
+
+    def repeated(self, times: int) -> TokenSet:
+        """Each sample so many times in a row."""
+        if times == 1:
+            return self
+        return replace(self, **{name: getattr(self, name).repeat_interleave(times, dim=0) for name in PER_TOKEN})
+
+    def shown(self, index: Tensor) -> Tensor:
+        """Which of all tokens are at ``index`` int64 (B, n) and valid: bool (B, N)."""
+        return torch.zeros_like(self.valid).scatter(1, index, True) & self.valid
 
     def to(self, device: torch.device) -> TokenSet:
         """The same tokens on another device."""
@@ -61,6 +68,9 @@ class TokenSet:
         )
 
 
+PER_TOKEN = ("patches", "coords", "channel", "descriptor", "valid", "scale")  # all but the grid
+
+
 def _moved(values: Tensor, device: torch.device) -> Tensor:
     """A tensor on another device; samples that are views of one travel once."""
     if len(values) and values.stride(0) == 0:
@@ -71,3 +81,9 @@ def _moved(values: Tensor, device: torch.device) -> Tensor:
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """Rows of ``values`` (B, N, D) at ``index`` (B, n): (B, n, D)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def placed(rows: Tensor, index: Tensor, tokens: int) -> Tensor:
+    """Rows (B, n, D) put at ``index`` (B, n) among ``tokens``: (B, tokens, D), zero elsewhere. What ``gather`` undoes."""
+    whole = rows.new_zeros(len(rows), tokens, rows.shape[-1])
+    return whole.scatter(1, index[..., None].expand_as(rows), rows)

@@ -112,12 +112,6 @@ def nearest(rows: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([_squared(part, centres).argmin(1) for part in rows.split(CHUNK)])
 
 
-def perplexity(codes: Tensor, size: int) -> float:
-    """How many of ``size`` codes are in even use, from 1 to ``size``: exp of the entropy of int64 codes of any shape."""
-    share = codes.flatten().bincount(minlength=size).double() / max(1, codes.numel())
-    return float(torch.special.entr(share).sum().exp())
-
-
 def _seed(rows: Tensor, codes: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few rows drawn by squared distance, the one that helps most."""
     chosen = [torch.randint(len(rows), (1,), generator=generator).to(rows.device)]

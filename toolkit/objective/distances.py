@@ -65,11 +65,11 @@ class Distance(nn.Module):
     def _codes(self, compared: Compared) -> Measured:
         """The trivial level is the entropy of the codes in the batch: always saying how frequent each is."""
         logits, codes = compared.predicted.float(), compared.target
-        frequencies = torch.nn.functional.one_hot(codes[compared.counts], logits.shape[-1]).float().mean(0)  # (L, K)
-        guess = frequencies.clamp(min=1e-12).log().expand_as(logits)
+        frequencies = _frequencies(codes[compared.counts], logits.shape[-1])
         gamma = 0.0 if self.kind == "ce" else self.term.gamma or GAMMA
-        each, level = (cross_entropy(x, codes) if not gamma else focal(x, codes, gamma) for x in (logits, guess))
-        return Measured(mean(each, compared.counts), mean(level, compared.counts))
+        each = cross_entropy(logits, codes) if not gamma else focal(logits, codes, gamma)
+        level = -(frequencies * (1 - frequencies).pow(gamma) * frequencies.clamp(min=1e-12).log()).sum(-1).mean()
+        return Measured(mean(each, compared.counts), level.nan_to_num())
 
     def _nce(self, compared: Compared) -> Measured:
         """Candidates are the tokens of the sample, or, where a sample has one target, those of the batch."""
@@ -102,6 +102,13 @@ class Distance(nn.Module):
 def mean(each: Tensor, counts: Tensor) -> Tensor:
     """Mean of (B, q) over what counts; 0 when nothing does."""
     return each.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
+
+
+def _frequencies(codes: Tensor, size: int) -> Tensor:
+    """How frequent each of ``size`` codes is at each level of codes int64 (n, L): (L, size), NaN for no codes."""
+    level = torch.arange(codes.shape[1], device=codes.device) * size
+    counts = torch.bincount((codes + level).flatten(), minlength=codes.shape[1] * size)
+    return counts.view(-1, size) / len(codes)
 
 
 def _mean_of(target: Tensor, counts: Tensor) -> Tensor:

@@ -128,12 +128,6 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def patch_loss(kind: str, predicted: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Mean distance of (B, n, P) patches over the tokens where ``counts`` bool (B, n); 0 when none do."""
-    each = LOSSES[kind](predicted.float(), target.float())
-    return each.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
-
-
 def _unit(x: Tensor) -> Tensor:
     return functional.normalize(x.float(), dim=-1, eps=SHORT)
 

@@ -19,7 +19,7 @@ from toolkit.objective.distances import Distance, mean
 from toolkit.objective.gates import reverse
 from toolkit.objective.masks import MaskSampler
 from toolkit.objective.scale import step_generator, visible_scale
-from toolkit.objective.scene import Scene, repeated, subset
+from toolkit.objective.scene import Scene, subset
 from toolkit.objective.spectrum import deviation, effective_rank
 from toolkit.objective.targets import Compared
 from toolkit.objective.teacher import Teacher
@@ -131,7 +131,7 @@ class Objective(nn.Module):
         repeats = [table.repeat for table in self.recipe.passes]
         scene = Scene(views, [], [], repeats, subjects, self.teacher)
         for number, table in enumerate(self.recipe.passes):
-            tokens = repeated(views[number], table.repeat)
+            tokens = views[number].repeated(table.repeat)
             which = () if number == 0 else (2, number)
             mask = self.masks[number].sample(tokens, step_generator(self.recipe.training.seed, step, *which), done)
             visible, hidden = mask.visible.to(device), mask.hidden.to(device)

@@ -18,7 +18,7 @@ def visible_scale(tokens: TokenSet, visible: Tensor) -> Tensor:
     scale of the whole window, the amplitude of a hidden lead could be read off the visible ones. A group
     with nothing visible keeps the window's scale, tokens of a fixed unit keep theirs.
     """
-    seen = torch.zeros_like(tokens.valid).scatter(1, visible, True) & tokens.valid
+    seen = tokens.shown(visible)
     energy = tokens.patches.square().mean(-1)
     factor = torch.ones_like(energy)
     for group in range(int(tokens.scale.max()) + 1):  # UNSCALED ones, below 0, stay as they are

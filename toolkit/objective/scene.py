@@ -44,14 +44,6 @@ class Scene:
         return self._taught[key]
 
 
-def repeated(tokens: TokenSet, times: int) -> TokenSet:
-    """Each sample so many times in a row."""
-    if times == 1:
-        return tokens
-    names = ("patches", "coords", "channel", "descriptor", "valid", "scale")
-    return replace(tokens, **{name: getattr(tokens, name).repeat_interleave(times, dim=0) for name in names})
-
-
 def repeated_states(states: States, times: int) -> States:
     """Each sample's states so many times in a row."""
     if times == 1:

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from toolkit.model.branch import Prediction
 from toolkit.model.masked import DEFAULT_CODES, DEFAULT_LEVELS
+from toolkit.model.pooling import mean
 from toolkit.model.positions import FourierPositions
 from toolkit.model.tokenizers.base import Tokenizer
 from toolkit.model.tokenizers.descriptors import DESCRIPTOR
-from toolkit.model.tokens import TokenSet, gather
+from toolkit.model.tokens import TokenSet, gather, placed
 from toolkit.objective.codes import KMeans, ResidualCodes
 from toolkit.objective.scene import Scene
 from toolkit.objective.teacher import Pair
@@ -147,8 +148,7 @@ class Latent(Target):
         layers = [states.last] if count == 1 else list(states.layers[-count:])
         target = torch.stack([_normed(layer.float(), self.term.norm or "layer") for layer in layers]).mean(0)
         if hidden_only:
-            whole = target.new_zeros(*look.tokens.valid.shape, target.shape[-1])
-            target = whole.scatter(1, look.hidden[..., None].expand_as(target), target)
+            target = placed(target, look.hidden, look.tokens.valid.shape[1])
         return Compared(self.adapt(prediction.values), gather(target, queries), counted(look.tokens, queries))
 
 
@@ -166,9 +166,8 @@ class Pooled(Target):
         """See :class:`Target`."""
         number = self.term.on if self.term.truth is None else self.term.truth
         states, valid = scene.taught(number).last, scene.looks[number].tokens.valid
-        weight = valid[..., None].type_as(states)
         with torch.no_grad():
-            target = self.follows((states * weight).sum(1) / weight.sum(1).clamp(min=1))
+            target = self.follows(mean(states, valid))
         predicted = self.predict(self.project(prediction.values))
         return Compared(predicted[:, None], target[:, None], valid.any(1, keepdim=True))
 
@@ -249,13 +248,11 @@ class Twin(Target):
         """See :class:`Target`."""
         twin, tokens = others[self.term.twin or ""], scene.looks[self.term.on].tokens
         (first, in_first), (second, in_second) = (self._placed(each, tokens) for each in (prediction, twin))
-        return Compared(first, second, in_first & in_second & tokens.valid)
+        return Compared(first, second, in_first & in_second)
 
     def _placed(self, prediction: Prediction, tokens: TokenSet) -> tuple[Tensor, Tensor]:
-        queries, states = _places(prediction), prediction.states
-        whole = states.new_zeros(*tokens.valid.shape, states.shape[-1])
-        inside = torch.zeros_like(tokens.valid).scatter(1, queries, True)
-        return whole.scatter(1, queries[..., None].expand_as(states), states), inside
+        queries = _places(prediction)
+        return placed(prediction.states, queries, tokens.valid.shape[1]), tokens.shown(queries)
 
 
 class Subject(Target):

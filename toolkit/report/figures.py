@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from toolkit import files
@@ -105,18 +104,6 @@ def restoration_png(path: Path, panels: Sequence[Panel]) -> Path:
     handles, labels = stacked[0].get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
     figure.legend(known.values(), known.keys(), loc="outside upper right", ncols=len(known), frameon=False)
-    return save(path, figure)
-
-
-def loss_png(path: Path, steps: NDArray, losses: NDArray, trivial: float | None = None) -> Path:
-    """Loss (N,) over training steps, with the loss of the trivial prediction where it is known."""
-    figure, axes = _figure(6.4, 3.6)
-    axes.plot(steps, losses, color=BLUE, lw=1.4, label="loss")
-    if trivial is not None:
-        axes.axhline(trivial, color=ORANGE, ls="--", lw=1.2, label=f"trivial prediction ({trivial:.3g})")
-        axes.legend(frameon=False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="step", ylabel="loss")
     return save(path, figure)
 
 
