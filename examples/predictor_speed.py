@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from toolkit.model.predictors import Cross, Joint, Memory
+from toolkit.model.predictors import Cross, Joint, Memory, Part
 from toolkit.model.states import States
 from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokens import TokenSet
@@ -49,7 +49,8 @@ def main() -> None:
     seen, queries = tokens(asked.batch, asked.tokens - hidden), tokens(asked.batch, hidden)
     states = torch.randn(asked.batch, asked.tokens - hidden, asked.width, requires_grad=True)
     memory = Memory(States(states, (states,)), seen)
-    cross, joint = Cross(table, POSITION, asked.width, 1), Joint(table, POSITION, asked.width)
+    part = Part(table, POSITION, asked.width, 0)
+    cross, joint = Cross(part, 1), Joint(part)
     part = queries.take(torch.arange(hidden // 3).expand(asked.batch, -1))
     steps = {
         "joint": lambda: joint(memory, queries),

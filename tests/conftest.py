@@ -26,6 +26,8 @@ TINY: dict[str, Any] = {
     "data.rate_hz": 100.0,
     "data.window_s": 2.0,
     "tokenizer.patch": 10,
+    "position": {"longest": [4, 4, 4, 20], "shortest": [1, 1, 1, 0.2], "rotary": ["t"]},
+    "terms": [{"name": "reconstruction"}],
     "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64},
     "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
     "training": {"steps": 8, "batch_size": 4, "seed": 3, "log_every": 2, "checkpoint_every": 2},
@@ -76,7 +78,7 @@ def wfdb_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
-    """The recipe csfm made very small; keywords override a table's key: tiny(training__steps=3)."""
+    """csfm made very small, with one term and positions in any window; keywords override a key: tiny(training__steps=3)."""
 
     def make(**changes: Any) -> Recipe:
         flags = copy.deepcopy(TINY) | {k.replace("__", "."): v for k, v in changes.items()}

@@ -22,10 +22,16 @@ SMALL: dict[str, Any] = {
 }
 CUT: dict[str, dict[str, Any]] = {
     "csfm": {"data.rate_hz": 100.0, "data.window_s": 2.0, "tokenizer.patch": 10},
-    "reve": {"data.rate_hz": 100.0, "data.window_s": 2.0, "tokenizer.patch": 25},
+    "reve": {"data.rate_hz": 100.0, "data.window_s": 2.0, "tokenizer.patch": 25, "tokenizer.stride": 0},
     "bird-mae": {"data.window_s": 0.5},
     "bm-mae": {"data.spacing_mm": 4.0, "data.window_mm": 48.0, "tokenizer.patch": 3},
-    "point-cmae": {"data.points": 128, "data.window_rows": 300, "tokenizer.centres": 12, "tokenizer.neighbours": 10},
+    "point-cmae": {
+        "data.points": 128,
+        "data.window_rows": 300,
+        "tokenizer.centres": 12,
+        "tokenizer.neighbours": 10,
+        "encoder.class_token": True,
+    },
 }
 
 

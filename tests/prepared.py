@@ -19,8 +19,8 @@ from toolkit.recipe import Recipe
 SMALL = {"width": 16, "depth": 1, "heads": 1, "head_width": 16, "mlp": 32}
 FLAGS: dict[str, dict[str, Any]] = {
     "wfdb": {"data.rate_hz": 80.0, "data.window_s": 2.0, "tokenizer.patch": 10},
-    "edf": {"data.rate_hz": 50.0, "data.window_s": 1.0, "data.most_channels": 2, "tokenizer.patch": 10},
-    "nifti": {"data.spacing_mm": 3.0, "data.window_mm": 18.0, "tokenizer.patch": 3},
+    "edf": {"data.rate_hz": 50.0, "data.window_s": 1.0, "data.most_channels": 2, "tokenizer.patch": 10, "tokenizer.stride": 0},
+    "nifti": {"data.spacing_mm": 3.0, "data.window_mm": 18.0, "data.grids": "headers", "tokenizer.patch": 3},
     "audio": {"data.rate_hz": 16_000.0, "data.window_s": 0.2, "tokenizer.mels": 16, "tokenizer.patch": 4},
     "points": {"data.points": 32, "data.window_rows": 50, "tokenizer.centres": 4, "tokenizer.neighbours": 8},
 }

@@ -133,7 +133,6 @@ WRONG = [
     ("position.rotary=['q']", ["'position.rotary.0'", "'x'", "'q'"]),
     ("encoder.kind=vitt", ["'encoder.kind'", "'vitt'", "'convnet'"]),
     ("decoder.class_token=true", ["decoder", "the encoder's"]),
-    ("embedding.pool=class", ["embedding.pool", "encoder.class_token = true"]),
     ("teacher.kind=emma", ["'teacher.kind'", "'ema'", "'emma'"]),
     ("teacher={ kind = 'ema', start = 1, end = 0.9 }", ["teacher.start", "1.0", "teacher.end = 0.9"]),
     ("teacher={ kind = 'ema', path = 'run' }", ["teacher.path", "'frozen'"]),
@@ -221,7 +220,7 @@ VALUES = {
     "gate": "stop",
 }
 VALUES |= {"sees": "hidden", "norm": "none", "partners": "all", "read_queries": True, "mix_layers": True, "reveal": 0.5}
-VALUES |= {"gamma": 2.0, "temperature": 0.1, "gate_scale": 2.0}
+VALUES |= {"gamma": 2.0, "temperature": 0.1, "gate_scale": 2.0, "sum_channels": True}
 ALL_OPTIONS = sorted({option for table in OPTIONS.values() for options in table.values() for option in options})
 
 
@@ -272,7 +271,7 @@ MISFITS = [
     ("csfm", {"target": "latent", "loss": "l2"}, ["terms.target", "needs a [teacher]"]),
     ("csfm", {"predictor": "unet"}, ["terms.predictor", "'unet'", "encoder.kind = 'vit'"]),
     ("csfm", {"predictor": "none"}, ["terms.predictor", "fill = 'drop' leaves out"]),
-    ("csfm", {"predictor": "pool", "pool": "class"}, ["terms.pool", "encoder.class_token = true"]),
+    ("reve", {"predictor": "pool", "pool": "class"}, ["terms.pool", "encoder.class_token = true"]),
     ("csfm", {"target": "subject", "loss": "ce"}, ["terms.predictor", "one a sample, expected 'pool'"]),
     ("csfm", {"predictor": "same", "of": "t"}, ["predictor = 'same'", "target = 'twin'"]),
     ("spark", {"predictor": "joint"}, ["terms.predictor", "'joint'", "encoder.kind = 'convnet'"]),
@@ -367,7 +366,9 @@ def test_settings_and_flags_win_over_every_layer_of_an_objective(own):
 
 def test_an_encoder_or_tokens_of_another_kind_replace_the_system_s_whole(own, tmp_path):
     more = 'tokenizer = { kind = "voxels", side = 8, patch = 4 }\nencoder = { kind = "convnet", width = 8 }\n'
-    (tmp_path / "conv.toml").write_text(OWN.replace("domains", "embedding = { layer = -1 }\n" + more + "domains", 1))
+    (tmp_path / "conv.toml").write_text(
+        OWN.replace("domains", 'embedding = { layer = -1, pool = "mean" }\n' + more + "domains", 1)
+    )
     with pytest.raises(UsageError, match=r"'voxels' does not cut data.axes = 'signal'"):
         recipes.resolve(str(tmp_path / "conv.toml"), domain="eeg")
     recipe = recipes.resolve(str(tmp_path / "conv.toml"), domain="points", settings=["loss.kind=l2"])
@@ -379,7 +380,7 @@ def test_an_encoder_or_tokens_of_another_kind_replace_the_system_s_whole(own, tm
         "norm": "layer",
     }
     assert (recipe.tokenizer.kind, recipe.tokenizer.side) == ("voxels", 8)
-    assert recipe.embedding.pool == recipes.resolve("point-cmae").embedding.pool
+    assert recipe.embedding.pool == "mean" and recipe.data == recipes.resolve("point-cmae").data
 
 
 def test_domains_of_a_recipe_are_those_it_names_or_all(own, tmp_path):
@@ -500,3 +501,21 @@ def test_two_recipes_share_a_fingerprint_only_when_they_are_equal():
     one, other = (recipes.resolve("csfm", settings=[f"training.seed={s}"]) for s in (1, 2))
     assert recipes.fingerprint(one) != recipes.fingerprint(other)
     assert recipes.fingerprint(one) == recipes.fingerprint(recipes.resolve("csfm", flags={"training.seed": 1}))
+
+
+def test_a_pooling_by_class_token_needs_one():
+    with pytest.raises(UsageError, match=r"embedding.pool: 'classmax' needs encoder.class_token = true"):
+        recipes.resolve("point-mae", settings=["embedding.pool=classmax"])
+
+
+def test_a_preset_is_laid_over_the_size_and_a_setting_over_the_preset():
+    assert recipes.presets("bird-mae") == ["paper"] and recipes.presets("point-mae") == []
+    plain, paper = (recipes.resolve("bird-mae", size="tiny", preset=preset) for preset in (None, "paper"))
+    assert plain.mask.ways.gaps > 0 and paper.mask.ways.model_dump(exclude_defaults=True) == {"random": 1.0}
+    assert plain.terms[0].target == "raw" and paper.terms[0].target == "patch_norm"
+    assert paper.model_copy(update={"mask": plain.mask, "terms": plain.terms}) == plain
+    assert recipes.resolve("bird-mae", preset="paper", settings=["mask.ratio=0.5"]).mask.ratio == 0.5
+    with pytest.raises(UsageError, match=r"no preset 'papre'. Did you mean 'paper'"):
+        recipes.resolve("bird-mae", preset="papre")
+    with pytest.raises(UsageError, match=r"no preset 'paper'. It has none"):
+        recipes.resolve("point-mae", preset="paper")

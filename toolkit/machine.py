@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 def available_cores() -> int:
-    """Cores this process may use: its affinity, limited by the cgroup's CPU quota."""
+    """Cores this process may use: its affinity, limited by the cgroup's CPU quota and by OMP_NUM_THREADS."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return min(int(asked), _cores())
+    return _cores()
+
+
+def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

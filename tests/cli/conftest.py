@@ -19,6 +19,7 @@ SMALL = [
     "data.rate_hz=100",
     "data.window_s=2",
     "tokenizer.patch=10",
+    "position.code=fourier",  # windows of any length
     "training.log_every=1",
     "training.checkpoint_every=3",
     "training.batch_size=4",

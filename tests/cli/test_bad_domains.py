@@ -17,7 +17,7 @@ import pytest
 from tests.bad_files import BAD, GOOD, ODD
 
 RECIPES = {
-    "eeg": ("reve", ["data.rate_hz=100", "data.window_s=2", "tokenizer.patch=50"]),
+    "eeg": ("reve", ["data.rate_hz=100", "data.window_s=2", "tokenizer.patch=50", "tokenizer.stride=0"]),
     "cardiac": ("csfm", ["data.rate_hz=100", "data.window_s=2", "tokenizer.patch=10"]),
     "mri": ("bm-mae", ["data.spacing_mm=2", "data.window_mm=24", "tokenizer.patch=4"]),
     "audio": ("bird-mae", ["data.rate_hz=16000", "data.window_s=1"]),

@@ -41,6 +41,7 @@ def test_plain_text_goes_to_stdout_and_baselines_can_be_left_out(toolkit, table,
         (["--target", "hr"], "multiclass", "balanced_accuracy"),
         (["--target", "many"], "multilabel", "macro_auroc"),
         (["--head", "knn"], "binary", "balanced_accuracy"),
+        (["--head", "svm"], "binary", "balanced_accuracy"),
         (["--split", "side"], "binary", "balanced_accuracy"),
         (["--folds", 2], "binary", "balanced_accuracy"),
     ],
@@ -54,6 +55,53 @@ def test_every_kind_of_question(toolkit, table, data, more, task, metric) -> Non
         assert document["split"] == {"kind": "column", "column": "side", "folds": 1, "group": "person"}
     if "--folds" in more:
         assert document["split"]["folds"] == 2
+
+
+@pytest.mark.parametrize("head", ["prototypes", "attentive"])
+def test_heads_on_frozen_tokens_of_recordings(toolkit, data, beats, model, head) -> None:
+    words = ["probe", data, "--model", model, "--labels", beats, "--folds", 2, "--head", head]
+    document = toolkit(*words, "--json").document
+    heads = {r["name"]: (r["head"], r["parameters"]) for r in document["results"]}
+    assert heads["csfm"] == heads["random-init"] and heads["csfm"][0] == head
+    assert heads["csfm"][1] == {"prototypes": 2 * 20 * 33 + 2, "attentive": 2 * 32**2 + 3 * 32 + 2 * 33}[head]
+    assert heads["handcrafted"][0] == "linear" and heads["majority"] == ("constant", 0)
+
+
+def test_heads_that_do_not_fit_are_refused(toolkit, data, beats, table, model) -> None:
+    assert "--model" in toolkit("probe", table, "--labels", data / "labels.csv", "--head", "prototypes", code=2).error
+    words = ["probe", data, "--model", model, "--labels", beats, "--target", "rate"]
+    for head in ("svm", "prototypes"):
+        assert "quantity" in toolkit(*words, "--head", head, code=2).error
+    assert "--label-fractions" in toolkit(*words, "--few-shot", 1, code=2).error
+
+
+def test_few_labels_give_rows_figures_and_lines(toolkit, table, data, tmp_path) -> None:
+    words = ["probe", table, "--labels", data / "labels.csv", "--group", "person", "--no-baselines", "--split", "side"]
+    words += ["--few-shot", "1,3", "--label-fractions", "0.5,1", "--draws", 2]
+    document = toolkit(*words, "--out", tmp_path / "p", "--json").document
+    for key, by, sizes in (("few_shot", "shots", [1, 3]), ("fractions", "fraction", [0.5, 1])):
+        rows = [r for r in document[key] if r["metric"] == document["main_metric"]]
+        assert [(r["name"], r[by]) for r in rows] == [(name, size) for size in sizes for name in ("csfm", "majority")]
+        assert all(set(r) == {"name", "head", by, "metric", "value", "sd", "draws"} and r["draws"] == 2 for r in rows)
+    assert {"few-shot.png", "label-fractions.png"} <= {p.name for p in (tmp_path / "p").iterdir()}
+    page = (tmp_path / "p/report.html").read_text()
+    assert "Few-shot (balanced_accuracy)" in page and "Label fractions (balanced_accuracy)" in page
+    lines = [line.split() for line in toolkit(*words).out.splitlines() if not line.startswith("#")]
+    assert [line[-1] for line in lines if line[0] == "csfm"][1:] == ["1", "3", "0.5", "1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        (["--few-shot", "1,x"], "'x'"),
+        (["--few-shot", "0.5"], "whole numbers"),
+        (["--label-fractions", "0,1"], "above 0"),
+        (["--label-fractions", "1.5"], "at most 1"),
+        (["--draws", 4], "--few-shot"),
+    ],
+)
+def test_amounts_of_labels_that_make_no_sense(toolkit, table, data, more, hint) -> None:
+    assert hint in toolkit("probe", table, "--labels", data / "labels.csv", *more, code=2).error
 
 
 def test_numbers_and_named_classes_of_intervals(toolkit, data, beats, model) -> None:
@@ -95,6 +143,53 @@ def test_what_does_not_apply_is_refused(toolkit, data, table, model) -> None:
     assert "--model" in toolkit(*words, "--domain", "cardiac", code=2).error
     words = ["probe", data, "--labels", data / "labels.csv", "--model", model]
     assert "interval" in toolkit(*words, "--min-overlap", 0.2, code=2).error
+
+
+def test_frozen_adapted_whole_and_from_scratch_side_by_side(toolkit, data, beats, model, tmp_path) -> None:
+    words = ["probe", data, "--model", model, "--labels", beats, "--tune", "lora,frozen", "--tune", "scratch,full", "--epochs", 1]
+    document = toolkit(*words, "--out", tmp_path / "p", "--json").document
+    main = [r for r in document["results"] if r["metric"] == document["main_metric"]]
+    assert [r["name"] for r in main] == ["csfm", "handcrafted", "random-init", "csfm-lora", "csfm-full", "scratch", "majority"]
+    learned = {r["name"]: r["parameters"] for r in main}
+    assert 0 < learned["csfm"] < learned["csfm-lora"] < learned["csfm-full"] == learned["scratch"]
+    pairs = {(d["a"], d["b"]) for d in document["differences"]}
+    assert pairs >= {("csfm-full", "csfm"), ("csfm-full", "csfm-lora"), ("csfm-lora", "scratch"), ("csfm-full", "majority")}
+    predictions = pq.read_table(tmp_path / "p/predictions.parquet").to_pandas()
+    assert predictions["csfm-full:b"].between(0, 1).all()
+    assert (tmp_path / "p/confusion-csfm-lora.png").exists()
+    again = toolkit(*words, "--no-baselines")
+    assert [line.split()[0] for line in again.out.splitlines()[2:7]] == ["csfm", "csfm-lora", "csfm-full", "scratch", "majority"]
+    assert "# csfm-full minus csfm: " in again.out and "# csfm-full minus scratch: " in again.out
+
+
+def test_options_of_a_training_reach_it(toolkit, data, beats, model) -> None:
+    def row(*more: object) -> list:
+        words = ["probe", data, "--model", model, "--labels", beats, "--no-baselines", "--target", "rate", "--json", *more]
+        return [(r["parameters"], r["value"]) for r in toolkit(*words).document["results"] if r["name"] == "csfm-lora"]
+
+    plain = row("--tune", "lora", "--epochs", 1)
+    assert plain == row("--tune", "lora", "--epochs", 1)
+    changed = [("--epochs", 2), ("--epochs", 1, "--learning-rate", 0.02), ("--epochs", 1, "--lora-rank", 2)]
+    found = [row("--tune", "lora", *more) for more in changed]
+    assert all(each != plain for each in found)
+    assert [each[0][0] == plain[0][0] for each in found] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        (["--tune", "fill"], "'full'"),
+        (["--tune", "lora", "--lora-rank", 99], "at most 32"),
+        (["--tune", "full", "--lora-rank", 4], "--tune lora"),
+        (["--tune", "frozen", "--epochs", 3], "--tune lora, full or scratch"),
+        (["--learning-rate", 0.1], "--tune lora, full or scratch"),
+        (["--tune", "full", "--learning-rate", -1], "got -1"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_anything_is_read(toolkit, data, beats, model, table, more, hint) -> None:
+    assert hint in toolkit("probe", data, "--model", model, "--labels", beats, *more, code=2).error
+    if more[:2] == ["--tune", "full"]:
+        assert "--model" in toolkit("probe", table, "--labels", beats, "--tune", "full", code=2).error
 
 
 def test_out_holds_the_report_and_is_replaced_only_when_the_probe_succeeds(toolkit, table, data, tmp_path) -> None:

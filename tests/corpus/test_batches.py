@@ -2,12 +2,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from readers.schema import ReadError
-from tests import prepared
+from readers.schema import ReadError, Window
+from tests import eeg_session, prepared
 from toolkit.corpus import inputs, windows
 from toolkit.corpus.batches import BatchSampler, Prefetcher, Source, collate
 from toolkit.corpus.sources import open_sources
+from toolkit.embedding.pooling import pooled
+from toolkit.model import masked, tokenizers
+from toolkit.model.states import States
+from toolkit.objective.objective import Objective
 from toolkit.recipe import PassTable
 
 
@@ -183,3 +188,77 @@ def test_a_recording_whose_second_window_cannot_be_read_is_replaced_whole(source
     batches = [sampler.batch(step) for step in range(4)]
     assert bad in asked and bad in sampler.broken
     assert all(bad not in batch.sources and batch.other.sources == batch.sources for batch in batches)
+
+
+# Any montage and length in one batch.
+
+
+@pytest.fixture(scope="module")
+def montages(tmp_path_factory):
+    """Recordings of 4, 9 and 19 electrodes, the last shorter than a window, and their recipe."""
+    root = tmp_path_factory.mktemp("montages")
+    names = eeg_session.TEN_TWENTY
+    for k, (count, seconds) in enumerate(((4, 12), (9, 15), (19, 3))):
+        eeg_session.record(root / f"r{k}.edf", names[:count], seconds, seed=k)
+    recipe = prepared.recipe(
+        "edf", data__mixed=True, data__most_channels=16, data__window_s=4.0, data__scaling="session", training__batch_size=12
+    )
+    found, failures, _ = open_sources(inputs.gather([str(root)]), recipe)
+    assert not failures
+    return found, recipe
+
+
+def test_mixed_montages_share_batches_that_are_filled_up_with_what_is_not_valid(montages):
+    found, recipe = montages
+    sampler, counts = BatchSampler(found, recipe), {s.path: len(s.channels) for s in found}
+    drawn = []
+    for step in range(8):
+        batch = sampler.batch(step)
+        assert batch.values.shape[1] <= 16 and batch.values.shape[::2] == (12, 200)  # bounded by most_channels
+        for row, path in enumerate(batch.sources):
+            held = min(16, counts[path])
+            assert batch.valid[row, :held].any(1).all() and not batch.valid[row, held:].any()
+            assert [c.missing for c in batch.channels[row]] == [False] * held + [True] * (batch.values.shape[1] - held)
+            assert batch.valid[row, 0].sum() == (150 if counts[path] == 19 else 200)
+        assert (batch.values[~batch.valid] == 0).all()
+        drawn += [counts[path] for path in batch.sources]
+    share = [drawn.count(c) / len(drawn) for c in (4, 9, 19)]
+    assert np.abs(np.array(share) - np.array([12, 15, 4]) / 31).max() < 0.15
+    assert any(len({counts[p] for p in sampler.batch(step).sources}) == 3 for step in range(8))
+
+
+def test_a_mixed_batch_is_a_function_of_seed_and_step(montages):
+    one, other = BatchSampler(*montages), BatchSampler(*montages)
+    first = {step: one.batch(step) for step in range(4)}
+    assert all(same(other.batch(step), first[step]) for step in (3, 0, 2))
+
+
+def test_a_sample_comes_out_of_the_model_as_if_it_were_alone(montages):
+    found, recipe = montages
+    recipe = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"depth": 2})})
+    model, tokenizer, frame = masked.build(recipe).eval(), tokenizers.build(recipe), BatchSampler(found, recipe).framing
+    pieces = [(s, Window(100, 100 + size)) for s, size in zip(found, (120, 200, 40), strict=True)]
+    samples = [frame.load(s.recording, window, s.channels) for s, window in pieces]
+    together = tokenizer.tokenize(collate(samples))
+    with torch.inference_mode():
+        states = model.features(together).last
+        for row, sample in enumerate(samples):
+            alone = tokenizer.tokenize(collate([sample]))
+            steps = alone.grid[1]
+            got = states[row].unflatten(0, together.grid)[: alone.grid[0], :steps].flatten(0, 1)
+            torch.testing.assert_close(got, model.features(alone).last[0], atol=1e-5, rtol=0)
+            means = [
+                pooled("mean", States(s, ()), v)
+                for s, v in ((states[row : row + 1], together.valid[row : row + 1]), (model.features(alone).last, alone.valid))
+            ]
+            torch.testing.assert_close(*means, atol=1e-5, rtol=0)
+
+
+def test_what_stands_in_filled_places_changes_nothing(montages):
+    found, recipe = montages
+    batch = BatchSampler(found, recipe).batch(0)
+    assert not batch.valid.all()
+    junk = dataclasses.replace(batch, values=np.where(batch.valid, batch.values, np.float32(1e4)))
+    objective = Objective(recipe, masked.build(recipe), tokenizers.build(recipe), tuple(set(batch.subjects)))
+    one, other = (float(objective(each, 0, torch.device("cpu")).loss.detach()) for each in (batch, junk))
+    assert one == other

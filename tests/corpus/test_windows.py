@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import readers
 from readers.schema import Channel, ReadError, SignalSample, Window
+from tests import eeg_session, prepared
 from toolkit.corpus import windows
 from toolkit.corpus.inputs import gather, open_input
 from toolkit.corpus.notes import Notes
@@ -116,3 +118,16 @@ def test_notes_give_a_sentence_once_with_its_first_files():
     notes.add("b", "is loud")
     assert list(notes.lines()) == ["a, b, and 2 more: is long.", "b: is loud."]
     assert list(notes.lines(every_file=True)) == ["a, b, c, d: is long.", "b: is loud."]
+
+
+def test_channels_that_only_their_place_tells_apart_need_one(tmp_path):
+    recording = readers.open_recording(eeg_session.record(tmp_path / "a.edf", ("Fp1", "X7", "Cz", "T9q"), 2))
+    data = prepared.recipe("edf").data
+    assert [c.kind for c in recording.channels] == ["eeg"] * 4
+    assert windows.channels_for(recording, data) == [0, 1, 2, 3] and windows.channels_for(recording, data, placed=True) == [0, 2]
+    said = windows.mismatches(recording, data, (), [0, 2], placed=True)
+    assert any("where they are: EEG X7, EEG T9q" in line and "electrodes.tsv" in line for line in said)
+    assert not any("not used" in line for line in said)
+    nowhere = readers.open_recording(eeg_session.record(tmp_path / "b.edf", ("X7", "X8"), 2))
+    with pytest.raises(ReadError, match=r"'b.edf'.*none of its channels where it is \(EEG X7, EEG X8\).*electrodes.tsv"):
+        windows.channels_for(nowhere, data, placed=True)

@@ -35,5 +35,7 @@ def test_pooling_by_the_class_token_takes_its_state_and_nothing_else():
 
 
 def test_every_pool_of_a_recipe_is_there():
-    assert set(POOLS) == set(FORMULAS) == set(POOLINGS) - {"class", "attention"}  # of the encoder and of the objective
+    assert (
+        set(POOLS) == set(FORMULAS) == set(POOLINGS) - {"class", "classmax", "attention"}
+    )  # of the encoder and of the objective
     assert set(POOLINGS) == set(EmbeddingTable.model_fields["pool"].annotation.__args__)

@@ -17,7 +17,7 @@ from tests import peers
 from toolkit.corpus.batches import Batch
 from toolkit.model.attention_pool import AttentionPool
 from toolkit.model.encoder import Encoder
-from toolkit.model.predictors import Joint, Memory
+from toolkit.model.predictors import Joint, Memory, Part
 from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokenizers.volume import VolumePatches
 from toolkit.model.tokens import TokenSet, gather
@@ -185,8 +185,8 @@ def filled(parts: Parts, encoder_table: TransformerTable, decoder_table: Transfo
     """Our encoder and predictor with their weights; the code of positions, which they keep a table of, is ours."""
     layer = nn.Linear(parts.patch.weight[0].numel(), encoder_table.width)
     layer.load_state_dict({"weight": parts.patch.weight.flatten(1), "bias": parts.patch.bias})
-    encoder = Encoder(encoder_table, POSITION, SimpleNamespace(embedder=lambda width: layer)).eval()
-    joint = Joint(decoder_table, POSITION, encoder_table.width).eval()
+    encoder = Encoder(encoder_table, POSITION, SimpleNamespace(embedder=lambda width: layer), 0).eval()
+    joint = Joint(Part(decoder_table, POSITION, encoder_table.width, 0)).eval()
     joint.queries.position = joint.read.position  # theirs have one for what was seen and what is asked for
     pairs = [(encoder.norm, parts.norm), (joint.norm, parts.narrow_norm), (joint.read.project, parts.narrow)]
     pairs += [*zip(encoder.blocks, parts.blocks, strict=True), *zip(joint.blocks, parts.narrow_blocks, strict=True)]

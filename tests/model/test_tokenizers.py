@@ -12,7 +12,8 @@ from readers.schema import Channel
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import Batch
 from toolkit.corpus.framing.points import unit_sphere
-from toolkit.model import tokenizers
+from toolkit.errors import UsageError
+from toolkit.model import pictures, tokenizers
 from toolkit.model.tokenizers.base import UNSCALED
 from toolkit.model.tokenizers.points import farthest_points
 from toolkit.objective.scale import visible_scale
@@ -228,7 +229,7 @@ def test_a_cube_has_the_voxels_the_place_and_the_identity_that_a_loop_gives_it(c
         where = np.argwhere(np.ones((4, 4, 4))).mean(0) + np.array([4 * x, 4 * y, 4 * z])  # mean index of its voxels
         np.testing.assert_allclose(tokens.coords[1, token, :3], (where - (np.array([8, 4, 12]) - 1) / 2) * 2.0)
         assert tokens.coords[1, token, 3] == 0 and tokens.scale[1, token] == c
-        assert tokens.channel[1, token] == (0, 3, 5)[c]  # T1w, FLAIR, the first of the unknown ones
+        assert tokens.channel[1, token] == (0, 3, 4)[c]  # T1w, FLAIR, the first of the unknown ones
         token += 1
     assert token == tokens.patches.shape[1]
 
@@ -426,7 +427,7 @@ def test_points_that_are_not_valid_are_in_no_voxel(junk):
 def test_channels_of_a_sample_have_numbers_of_their_own_and_places_of_their_own():
     tokenizer = tokenizers.build(recipes.resolve("reve", size="tiny"))
     channels = [channel("Cz", "eeg", (0, 0, 0.1)), channel("X"), channel("Fz", "eeg", (0.05, 0, 0.1)), channel("X"), channel("Z")]
-    given = Batch(np.zeros((1, 5, 50), np.float32), np.ones((1, 5, 50), bool), (tuple(channels),))
+    given = Batch(np.zeros((1, 5, 100), np.float32), np.ones((1, 5, 100), bool), (tuple(channels),))
     tokens = tokenizer.tokenize(given)
     assert tokens.channel.tolist() == [[0, 1, 2, 3, 4]]
     assert tokens.coords[0, :, :3].tolist() == [pytest.approx(c.position or (0, 0, 0)) for c in channels]
@@ -457,3 +458,80 @@ def test_a_device_gets_the_same_tokens(name):
     here, there = tokenizer.tokenize(given), tokenizer.tokenize(given, torch.device("cuda"))
     torch.testing.assert_close(here.patches, there.patches.cpu(), atol=2e-3, rtol=0)
     assert torch.equal(here.valid, there.valid.cpu())
+
+
+# Signals whose patches overlap.
+
+
+def overlapping(patch=200, stride=180, rate=200.0):
+    recipe = recipes.resolve(
+        "reve",
+        size="tiny",
+        flags={"tokenizer.patch": patch, "tokenizer.stride": stride, "data.window_s": 10.0, "data.rate_hz": rate},
+    )
+    return tokenizers.build(recipe)
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(200, 1), (379, 1), (380, 2), (2000, 11), (2179, 11), (2180, 12)])
+def test_overlapping_patches_are_slices_of_the_signal_and_the_tail_is_dropped(samples, steps):
+    values = np.random.default_rng(0).normal(size=(2, 3, samples))
+    tokens = overlapping().tokenize(batch_of(values, names=("Cz", "Fz", "Pz")))
+    assert tokens.grid == (3, steps)
+    for c, k in itertools.product(range(3), range(steps)):
+        np.testing.assert_array_equal(tokens.patches[:, c * steps + k], values[:, c, 180 * k : 180 * k + 200].astype(np.float32))
+    np.testing.assert_allclose(tokens.coords[0, :steps, 3], [0.5 + 0.9 * k for k in range(steps)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(200, 180), (10, 3), (8, 8), (5, 1)])
+def test_overlapping_patches_go_back_to_the_signal_they_were_cut_from(patch, stride):
+    tokenizer = overlapping(patch, stride)
+    signal = torch.randn(2, 3, patch + 11 * stride, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    patches = tokenizer.cut(signal)
+    torch.testing.assert_close(tokenizer.dense(patches, (3, 12)), signal, atol=1e-12, rtol=0)
+    torch.testing.assert_close(tokenizer.cut(tokenizer.untokenize(patches, (3, 12))), patches, atol=1e-12, rtol=0)
+
+
+def test_where_patches_disagree_their_mean_is_put_back():
+    tokenizer = overlapping(4, 3)
+    patches = torch.arange(1.0, 4.0)[None, :, None].expand(1, 3, 4)
+    assert tokenizer.untokenize(patches, (1, 3)).tolist() == [[[1, 1, 1, 1.5, 2, 2, 2.5, 3, 3, 3]]]
+
+
+def test_a_sample_that_is_not_valid_takes_every_patch_over_it_along():
+    valid = np.ones((1, 1, 2000), bool)
+    valid[0, 0, [190, 900]] = False  # the first lies in two patches
+    tokens = overlapping().tokenize(batch_of(np.ones((1, 1, 2000)), valid, ("Cz",)))
+    assert (~tokens.valid[0]).nonzero()[:, 0].tolist() == [0, 1, 4, 5] and (tokens.patches[~tokens.valid] == 0).all()
+
+
+def test_overlapping_cubes_are_averaged_along_every_axis():
+    steps, shape = (2, 3), (3, 5)
+    picture = torch.randn(1, 2, 3 + 4 * 2, 5 + 2 * 3, dtype=torch.float64)
+    patches = pictures.overlapping(picture, shape, steps)
+    assert patches.shape == (1, 2 * 5 * 3, 15)
+    torch.testing.assert_close(patches[0, 15 + 3 * 2 + 1].view(3, 5), picture[0, 1, 4:7, 3:8])
+    torch.testing.assert_close(pictures.averaged(patches, (2, 5, 3), shape, steps), picture)
+
+
+def test_a_signal_shorter_than_a_patch_is_refused():
+    with pytest.raises(ValueError, match="199 samples are shorter than the patch of 200"):
+        overlapping().tokenize(batch_of(np.ones((1, 1, 199)), names=("Cz",)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"tokenizer.patch": 50, "tokenizer.stride": 51}, "tokenizer.stride: 51 .* what lies between"),
+        ({"tokenizer.patch": 200, "tokenizer.stride": 180, "data.window_s": 0.5}, "100 samples, fewer than"),
+        ({"tokenizer.patch": 48, "tokenizer.stride": 0}, "not a multiple"),
+    ],
+)
+def test_patches_that_cannot_be_cut_are_refused(flags, message):
+    with pytest.raises(UsageError, match=message):
+        recipes.resolve("reve", size="tiny", flags=flags)
+
+
+def test_a_convnet_has_tokens_that_tile_or_is_refused():
+    assert recipes.resolve("spark", size="base", domain="eeg").tokenizer.step == 200
+    with pytest.raises(UsageError, match=r"every 30 overlap, and a convnet.*tokenizer.stride = 0"):
+        recipes.resolve("spark", size="tiny", domain="eeg", settings=["tokenizer.stride=30"])

@@ -5,7 +5,7 @@ from torch import nn
 from toolkit.model import masked
 from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokens import TokenSet
-from toolkit.model.transformer import Attention, CrossBlock, SelfBlock, key_mask, mlp, norm
+from toolkit.model.transformer import Attention, CrossBlock, SelfBlock, key_mask, mlp, norm_of
 from toolkit.recipe import TransformerTable
 
 TABLE = TransformerTable(width=32, depth=1, heads=4, head_width=8, mlp=48)
@@ -74,7 +74,7 @@ def test_a_gated_mlp_is_its_formula(activation):
 
 def test_norms_are_their_formulas_and_small_values_count():
     x = 1e-3 * torch.randn(4, 32, dtype=torch.float64)  # of the size of the root of 1e-6, so that it shows
-    layer, rms = shaken(norm("layer", 32)).double(), shaken(norm("rms", 32)).double()
+    layer, rms = (shaken(norm_of(TABLE.model_copy(update={"norm": kind}))).double() for kind in ("layer", "rms"))
     centred = x - x.mean(-1, keepdim=True)
     expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.weight + layer.bias
     torch.testing.assert_close(layer(x), expected)
@@ -140,7 +140,9 @@ def test_class_token_and_registers_are_tokens_without_a_place_that_all_attend(ti
     tokens = some_tokens(recipe.tokenizer.patch)
     tokens.valid[1, 4:] = False
     embedded = (
-        encoder.embed_patch(tokens.patches) + encoder.embed_channel(tokens.descriptor) + encoder.embed_position(tokens.coords)
+        encoder.embed_patch(tokens.patches.masked_fill(~tokens.valid[..., None], 0.0))
+        + encoder.embed_channel(tokens)
+        + encoder.embed_position(tokens.coords)
     )
     extras = class_token + registers
     x = torch.cat([encoder.extra.expand(2, -1, -1), embedded], dim=1)

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from readers.schema import Channel
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import Batch
 from toolkit.model import masked, tokenizers
 from toolkit.model.tokens import TokenSet
+from toolkit.objective.image_teacher import ImageTeacher
 from toolkit.objective.masks import Mask, MaskSampler
 from toolkit.objective.objective import Objective
 from toolkit.objective.scale import step_generator
-from toolkit.recipe import ConvTable, Recipe
+from toolkit.recipe import Recipe
 
 CPU = torch.device("cpu")
 DOMAINS = tuple(recipes.SYSTEMS)
@@ -27,8 +29,12 @@ ROWS = [(name, domain) for name in recipes.names() for domain in recipes.domains
 SUBJECTS = ("a", "b", "c", "d")
 BLOCKS: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64}
 DECODER: dict[str, Any] = BLOCKS | {"depth": 1}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "convnet": {"width": 32, "blocks": 1},
+    "pyramid": {"widths": (16, 24, 32), "depths": (1, 1, 1), "steps": (2, 2), "neighbours": (4, 4), "heads": 2},
+}
 CUT: dict[str, dict[str, Any]] = {
-    "signal": {"data.rate_hz": 100.0, "data.window_s": 1.2, "tokenizer.patch": 10},
+    "signal": {"data.rate_hz": 100.0, "data.window_s": 1.2, "tokenizer.patch": 10, "tokenizer.stride": 0},
     "spectrogram": {"data.rate_hz": 8000.0, "data.window_s": 0.5, "tokenizer.mels": 64},
     "volume": {"data.spacing_mm": 4.0, "data.window_mm": 48.0, "tokenizer.patch": 4},
     "points": {"data.points": 128, "tokenizer.centres": 16, "tokenizer.neighbours": 8},
@@ -40,8 +46,8 @@ def small(name: str, domain: str, **changes: Any) -> Recipe:
     """A recipe made very small; keywords override a table's key: small("mae", "eeg", training__steps=3)."""
     whole = recipes.resolve(name, size="tiny", domain=domain)
     flags: dict[str, Any] = {f"decoder.{key}": value for key, value in DECODER.items()} | CUT[whole.tokenizer.kind]
-    backbone = {"width": 32, "blocks": 1} if isinstance(whole.encoder, ConvTable) else BLOCKS
-    flags |= {f"encoder.{key}": value for key, value in backbone.items()}
+    flags |= {f"encoder.{key}": value for key, value in BACKBONES.get(whole.encoder.kind, BLOCKS).items()}
+    flags |= {"mask.neighbourhoods": 4} if whole.mask.neighbourhoods else {}
     flags |= {f"terms.{k}.depth": min(2, term.depth) for k, term in enumerate(whole.terms) if term.depth}
     flags |= {f"terms.{k}.codes": 16 for k, term in enumerate(whole.terms) if term.codes}
     flags |= {"training.steps": 80, "training.batch_size": 8, "training.seed": 3, "optimizer.learning_rate": 3e-3}
@@ -119,10 +125,31 @@ MAKERS: dict[str, Callable[[Recipe, np.random.Generator, int, int], Made]] = {
 def engine(recipe: Recipe, batches: Sequence[Batch] = (), *, seed: int | None = None) -> Objective:
     """An objective over a fresh model, ready to score batches; a frozen teacher has random weights of its own."""
     frozen = masked.build(recipe, seed=99).encoder if recipe.teacher is not None and recipe.teacher.kind == "frozen" else None
-    objective = Objective(recipe, masked.build(recipe, seed), tokenizers.build(recipe), SUBJECTS, frozen).train()
+    model, tokenizer = masked.build(recipe, seed), tokenizers.build(recipe)
+    objective = Objective(recipe, model, tokenizer, SUBJECTS, frozen, pictures=pictures(recipe)).train()
     if objective.wants_batches:
         objective.fit(batches or [synthetic(recipe, seed=100 + k) for k in range(2)])
     return objective
+
+
+class Strokes(nn.Module):
+    """A model of pictures: how bright the quarters of a tile of 16 pixels are beside one another, in random mixtures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randn(12, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("weight", weight - weight.mean((2, 3), keepdim=True))
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        quarters = torch.nn.functional.avg_pool2d(pictures[:, :1], 8)
+        maps = torch.nn.functional.conv2d(quarters, self.weight)
+        return maps, maps.norm(dim=1)
+
+
+def pictures(recipe: Recipe) -> ImageTeacher | None:
+    """The teacher of pictures of a recipe that has one."""
+    shown = recipe.teacher is not None and recipe.teacher.kind == "image"
+    return ImageTeacher(Strokes(), width=12, side=32) if shown else None
 
 
 def tokens_of(recipe: Recipe, batch: Batch) -> TokenSet:

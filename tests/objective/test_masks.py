@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, sparse, spatial
 
+from readers.electrodes import places as montage
 from toolkit.model.tokens import TokenSet
 from toolkit.objective.masks import MaskSampler, apportion, num_visible, split
-from toolkit.objective.places import places, regions
+from toolkit.objective.places import even_odds, neighbours, places, regions, spacetime
 from toolkit.recipe import MaskTable, WaysTable
 
 LIMB = ("I", "II", "III", "aVR", "aVL", "aVF")
 LEADS = (*LIMB, "V1", "V2", "V3", "V4", "V5", "V6")
-WAYS = ("random", "spans", "gaps", "groups", "blocks", "regions", "budgets", "prefix")
+WAYS = ("random", "spans", "gaps", "groups", "blocks", "regions", "budgets", "prefix", "spacetime")
 SPHERE = np.random.default_rng(4).normal(size=(400, 3))
 SPHERE /= np.linalg.norm(SPHERE, axis=1, keepdims=True)
 
@@ -440,3 +441,121 @@ def test_a_mask_is_a_function_of_the_generator_and_the_layout(layout):
     other, _ = masked(table, tokens, seed=1)
     assert torch.equal(first.visible, again.visible) and torch.equal(first.hidden, again.hidden)
     assert not torch.equal(first.hidden, other.hidden)
+
+
+# Balls of electrodes for some time (REVE).
+
+TEN_TWENTY = ("Fp1", "Fp2", "F3", "F4", "F7", "F8", "T7", "T8", "C3", "C4", "P7", "P8", "P3", "P4", "O1", "O2", "Fz", "Cz", "Pz")
+SCALP = np.array([montage()[name] for name in TEN_TWENTY])
+APART = spatial.distance.cdist(SCALP, SCALP)
+REVE = {"groups_of_channels": (), "radius_m": 0.03, "length_patches": 3, "hold": 0.1, "hold_radius_m": 0.04}
+WIDE = {"groups_of_channels": (), "radius_m": 0.09, "length_patches": 2, "hold": 0.0}
+
+
+def scalp(size, steps=11, order=None, **rest):
+    """19 electrodes of the 10-20 system, in an order of the channels."""
+    places_ = SCALP if order is None else SCALP[order]
+    return on_grid(size, 19, steps=steps, positions=places_, **rest)
+
+
+def drawn(table, size=600, seed=0, **rest):
+    """hidden bool (B, 19, 11)."""
+    return masked(only("spacetime", 0.55, **table), scalp(size, **rest), seed)[1].numpy()
+
+
+def runs(hidden):
+    """Lengths of runs in time, and whether each touches an end of the window."""
+    lengths, ends = [], []
+    for row in hidden.reshape(-1, hidden.shape[-1]):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
+        lengths += (edges[1::2] - edges[::2]).tolist()
+        ends += [a == 0 or b == len(row) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return np.array(lengths), np.array(ends)
+
+
+@pytest.mark.parametrize("table", [REVE, WIDE], ids=["reve", "wide"])
+def test_a_ball_in_space_and_time_is_a_ball_and_the_last_one_loses_places_at_random(table):
+    """One ball alone, of which the middle is known: of all blocks the first covers what lies within its radius of some place."""
+    tokens = scalp(400)
+    place, group, valid = tokens.coords[:, ::11, :3], tokens.channel[:, ::11], torch.ones(400, 19, 11, dtype=torch.bool)
+    near = neighbours(place, group, valid[:, :, 0], table["radius_m"])
+    generator, length = torch.Generator().manual_seed(0), table["length_patches"]
+    order = spacetime(near, even_odds(near), valid, valid[:, :, 0] & False, length, torch.full((400,), 209), generator)
+    first = (order < 2).numpy()
+    for block in first:
+        inside, times = np.flatnonzero(block.any(1)), np.flatnonzero(block.any(0))
+        assert (block[np.ix_(inside, times)]).all() and np.diff(times).tolist() == [1] * (len(times) - 1)
+        assert len(times) == length or times[0] == 0 or times[-1] == 10
+        balls = [set(np.flatnonzero(row <= table["radius_m"])) for row in APART]
+        assert set(inside) in balls
+        assert APART[np.ix_(inside, inside)].max() <= 2 * table["radius_m"]
+    starts = np.bincount([np.flatnonzero(b.any(0))[0] for b in first], minlength=11)
+    assert starts[1:9].min() > 10  # blocks begin everywhere
+
+
+def test_runs_in_time_are_as_long_as_asked_but_where_the_window_or_the_count_ends():
+    lengths, ends = runs(drawn(REVE))
+    assert lengths[~ends].min() >= 1 and np.mean(lengths[~ends] < 3) < 0.12
+    iid, at_ends = runs(masked(only("random", 0.55), scalp(600))[1].numpy())
+    assert np.mean(iid[~at_ends] < 3) > 0.6
+    whole = drawn(REVE | {"hold": 0.0})
+    assert np.mean(lengths == 11) > 0.05 > np.mean(runs(whole)[0] == 11)  # held channels
+
+
+@pytest.mark.parametrize(("table", "least"), [(REVE, 0.75), (WIDE, 0.65)], ids=["reve", "wide"])
+def test_neighbours_in_time_share_their_state_far_more_often_than_iid_tokens(table, least):
+    """47 % in the published code, whose masks are laid over the tokens in another order; 80 % as it was meant."""
+    hidden = drawn(table)
+    same = np.mean(hidden[:, :, 1:] == hidden[:, :, :-1])
+    iid = masked(only("random", 0.55), scalp(600))[1].numpy()
+    by_chance = np.mean(iid[:, :, 1:] == iid[:, :, :-1])
+    assert abs(by_chance - (0.55**2 + 0.45**2)) < 0.01 and same > least > by_chance + 0.1
+
+
+def test_electrodes_within_the_radius_share_their_state_and_those_beyond_two_radii_do_not():
+    hidden = drawn(WIDE).astype(float)
+    alike = np.array([[np.mean(hidden[:, a] == hidden[:, b]) for a in range(19)] for b in range(19)])
+    pairs = ~np.eye(19, dtype=bool)
+    assert alike[(APART <= 0.09) & pairs].mean() > 0.6 and alike[APART > 0.18].mean() < 0.5
+
+
+@pytest.mark.parametrize("order", [None, np.arange(19)[::-1], np.random.default_rng(1).permutation(19)], ids=["a", "b", "c"])
+@pytest.mark.parametrize("table", [REVE, WIDE], ids=["reve", "wide"])
+def test_all_electrodes_and_all_times_are_hidden_alike_whatever_their_number(table, order):
+    """65 % of the first and 17 % of the last of 19 channels at 9 cm in the published code, which cuts balls by number."""
+    hidden = drawn(table, 1500, order=order)
+    by_channel, by_time = hidden.mean((0, 2)), hidden.mean((0, 1))
+    assert abs(hidden.mean() - 0.55) < 0.002
+    assert np.abs(by_channel - 0.55).max() < 0.06 and np.abs(by_time - 0.55).max() < 0.03
+
+
+def test_a_share_of_the_channels_is_held_throughout_inside_the_ratio():
+    held = drawn(REVE | {"hold": 0.3, "hold_radius_m": 0.07}, 800).all(2)
+    assert abs(held.sum(1).mean() - 0.3 * 19) < 0.7  # some others are covered by chance
+    pairs = np.array([[np.mean(held[:, a] & held[:, b]) for a in range(19)] for b in range(19)])
+    assert pairs[(APART <= 0.07) & ~np.eye(19, dtype=bool)].mean() > 1.5 * pairs[APART > 0.14].mean()
+
+
+def test_electrodes_that_nobody_located_are_balls_of_their_own():
+    positions = np.concatenate([SCALP[:4], np.zeros((3, 3))])
+    tokens = on_grid(300, 7, steps=8, positions=positions)
+    hidden = masked(only("spacetime", 0.4, radius_m=0.5, length_patches=8, groups_of_channels=()), tokens)[1].numpy()
+    located, others = hidden[:, :4], hidden[:, 4:]
+    assert np.mean([np.corrcoef(located[:, a].ravel(), located[:, b].ravel())[0, 1] for a in range(4) for b in range(a)]) > 0.5
+    assert max(np.corrcoef(others[:, a].ravel(), others[:, b].ravel())[0, 1] for a in range(3) for b in range(a)) < 0.25
+
+
+def test_channels_of_a_group_are_one_ball():
+    tokens = leads(40)
+    hidden = masked(only("spacetime", 0.3, radius_m=0.01), tokens)[1].numpy()
+    assert np.mean(hidden[:, :6] == hidden[:, :1]) > 0.97
+
+
+def test_padded_channels_and_the_end_of_a_short_recording_do_not_count_for_a_ball():
+    tokens = scalp(50)
+    valid = torch.ones(50, 19, 11, dtype=torch.bool)
+    valid[:25, 12:] = False
+    valid[25:, :, 6:] = False
+    _, hidden = masked(only("spacetime", 0.55, **WIDE), dataclasses.replace(tokens, valid=valid.flatten(1)))
+    counts = (hidden & valid).flatten(1).sum(1).tolist()
+    assert counts == [12 * 11 - num_visible(12 * 11, 0.55)] * 25 + [19 * 6 - num_visible(19 * 6, 0.55)] * 25

@@ -31,7 +31,7 @@ def _value(result: ProbeResult, name: str, metric: str) -> float:
     return next(row["value"] for row in result.rows if row["name"] == name and row["metric"] == metric)
 
 
-@pytest.mark.parametrize("head", ["linear", "knn"])
+@pytest.mark.parametrize("head", ["linear", "knn", "svm"])
 def test_a_result_holds_every_name_with_ordered_intervals(head: str) -> None:
     x, y, groups = _data()
     folds, _ = make_folds(groups, y, BINARY, folds=4)
@@ -139,3 +139,10 @@ def test_an_unknown_head_is_refused() -> None:
     x, y, groups = _data()
     with pytest.raises(UsageError, match="Unknown head 'liner'. Did you mean 'linear'"):
         _run(x, y, groups, head="liner")
+
+
+@pytest.mark.parametrize("head", ["svm", "prototypes"])
+def test_a_head_of_classes_is_refused_for_numbers(head: str) -> None:
+    x, _, groups = _data()
+    with pytest.raises(UsageError, match=f"'{head}' tells classes apart; 'hr' is a quantity. Use --head linear, knn, attentive"):
+        _run(x, x[:, 0], groups, NUMBER, head=head)

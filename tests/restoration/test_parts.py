@@ -69,7 +69,7 @@ def test_runs_are_the_true_samples(mask: list[bool]) -> None:
 
 def model_of(name: str) -> LoadedModel:
     """A model of an objective on ECG that has learnt nothing."""
-    flags = {k: v for k, v in copy.deepcopy(TINY).items() if name != "spark" or k not in ("encoder",)}
+    flags = {k: v for k, v in copy.deepcopy(TINY).items() if k != "terms" and (name != "spark" or k != "encoder")}
     recipe = recipes.resolve(name, size="tiny", domain="cardiac", flags=flags)
     return LoadedModel(masked.build(recipe).eval(), recipe, "none", Path("run"), ())
 

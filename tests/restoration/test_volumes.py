@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 import readers
+from readers.mri_create import named_like
+from readers.mri_names import parts_of
 from readers.schema import ReadError
 from tests import mri_files
 from tests.models import talking
 from toolkit import recipe as recipes
+from toolkit.corpus.contrasts import Contrasts
 from toolkit.corpus.inputs import Input
 from toolkit.errors import UsageError
 from toolkit.model.folder import LoadedModel
@@ -34,6 +37,7 @@ SHAPE = (26, 30, 22)
 SMALL = {
     "data.spacing_mm": 2.0,
     "data.window_mm": 32.0,
+    "data.grids": "headers",
     "tokenizer.patch": 4,
     "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64},
     "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
@@ -258,12 +262,114 @@ def test_a_contrast_is_rebuilt_from_the_others(restore, tmp_path, name) -> None:
     assert (out / first.name).read_bytes() == first.read_bytes()
     assert (out / rest[1].name).read_bytes() == rest[1].read_bytes()
     assert (stored(out / rest[0].name) != stored(rest[0])).mean() > 0.5
-    assert set(done.facts["baselines"]) == {"mean of the others", "flat"}
+    assert set(done.facts["baselines"]) == {"copy of T1w", "copy of FLAIR", "mean of the others", "flat"}
     assert done.facts["baselines"]["flat"]["nmse"] == pytest.approx(1)
     assert done.facts["baselines"]["mean of the others"]["nmse"] < 1
     assert any("unit is not known" in note for note in done.notes)
     with pytest.raises(UsageError, match="no channel 'T9'|T9"):
         restore(first, *rest, channels=("T9",), out="none")
+
+
+TOLD = Contrasts(("FLAIR", "T1w", "T2w"), np.array([1.0, 2, 700]), np.array([1.0, 1, 50]), np.diag([1.0, 4, 4, 4]))
+
+
+def test_a_contrast_that_a_session_lacks_is_written_on_the_grid_of_the_others(restore, model, tmp_path) -> None:
+    first, second = [
+        mri_files.volume(tmp_path / "in", f"sub-1_{n}", mri_files.head(SHAPE, n), where=TURNED, compressed=True)
+        for n in ("T1w", "FLAIR")
+    ]
+    image = nib.load(first)
+    image.header.set_qform(TURNED, 1)  # type: ignore[attr-defined]
+    nib.save(image, first)  # type: ignore[attr-defined]
+    before = [path.read_bytes() for path in (first, second)]
+    done = restore(first, second, missing=("T2w",), task="modality")
+    made, held = nib.load(tmp_path / "out/sub-1_T2w.nii.gz"), nib.load(first)
+    assert done.facts["out"] == str(tmp_path / "out/sub-1_T2w.nii.gz")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii*")) == ["sub-1_T2w.nii.gz"]
+    assert made.shape == held.shape == SHAPE  # type: ignore[attr-defined]
+    for form in ("get_qform", "get_sform"):
+        one, other = (getattr(i, form)(coded=True) for i in (made, held))
+        np.testing.assert_allclose(one[0], other[0], atol=1e-5)
+        assert one[1] == other[1]
+    assert made.header.get_xyzt_units() == held.header.get_xyzt_units()  # type: ignore[attr-defined]
+    assert stored(done.facts["out"]).std() > 1 and np.isfinite(stored(done.facts["out"])).all()
+    assert [path.read_bytes() for path in (first, second)] == before
+    assert "its unit is not known" in sidecar(done)["scale"] and any("unit is not known" in note for note in done.notes)
+    assert done.facts["metrics"] is None and done.facts["repaired"] == 1
+    told = CubePredictor(model, torch.device("cpu"))
+    told.contrasts = TOLD
+    done = restore(first, second, missing=("T2w",), by=told, out="told")
+    assert "a mean of 700 and a deviation of 50" in sidecar(done)["scale"] and not any("unit" in note for note in done.notes)
+    a, b = (stored(tmp_path / place / "sub-1_T2w.nii.gz").ravel() for place in ("out", "told"))
+    gain, _ = np.polyfit(a, b, 1)
+    assert np.corrcoef(a, b)[0, 1] > 0.98 and gain > 0  # the same image, but for the windows' own levels, in another unit
+    with pytest.raises(UsageError, match="makes no 'T3w'"):
+        restore(first, second, missing=("T3w",), out="none")
+
+
+def test_a_contrast_that_is_there_is_hidden_and_scored_against_its_file(restore, model, tmp_path) -> None:
+    names = ("T1w", "T2w", "FLAIR")
+    paths = [mri_files.volume(tmp_path / "in", f"sub-1_{n}", mri_files.head(SHAPE, n, seed=k)) for k, n in enumerate(names)]
+    told = CubePredictor(model, torch.device("cpu"))
+    told.contrasts = TOLD
+    done = restore(*paths, missing=("T2w",), by=told)
+    truth = stored(paths[1]).astype(float)
+    inside_head = truth > truth.mean()  # a head without holes
+    estimate = stored(tmp_path / "out/sub-1_T2w.nii").astype(float)
+    x, y = estimate[inside_head], truth[inside_head]
+    fit = np.polyval(np.polyfit(x, y, 1), x)
+    metrics = done.facts["metrics"]
+    assert metrics["psnr_db"] == pytest.approx(20 * np.log10((y.max() - y.min()) / np.sqrt(((fit - y) ** 2).mean())), abs=0.1)
+    assert metrics["psnr_written_db"] == pytest.approx(20 * np.log10(np.ptp(y) / np.sqrt(((x - y) ** 2).mean())), abs=0.1)
+    copied = stored(paths[2]).astype(float)[inside_head]
+    fit = np.polyval(np.polyfit(copied, y, 1), copied)
+    row = done.facts["baselines"]["copy of FLAIR"]
+    assert row["psnr_db"] == pytest.approx(20 * np.log10(np.ptp(y) / np.sqrt(((fit - y) ** 2).mean())), abs=0.1)
+    assert set(done.facts["baselines"]) == {"copy of T1w", "copy of FLAIR", "mean of the others", "linear in the others", "flat"}
+    assert 0 < row["ssim"] <= 1 and "by_channel" in metrics
+
+
+def test_the_values_of_a_hidden_contrast_have_no_part_in_what_is_made_in_its_place(restore, tmp_path) -> None:
+    outs = []
+    for place, level in (("one", 1.0), ("two", 7.0)):
+        paths = [
+            mri_files.volume(tmp_path / place, f"a_{n}", mri_files.head(SHAPE, n), dtype="float32") for n in ("T1w", "FLAIR")
+        ]
+        paths.insert(1, mri_files.volume(tmp_path / place, "a_T2w", level * mri_files.head(SHAPE, "T2w"), dtype="float32"))
+        restore(*paths, missing=("T2w",), out=f"out-{place}")
+        outs.append(stored(tmp_path / f"out-{place}/a_T2w.nii"))
+    assert np.array_equal(*outs)
+
+
+def test_a_head_larger_than_the_cube_is_made_whole_from_overlapping_windows(restore, predictor, tmp_path) -> None:
+    shape = (40, 44, 36)
+    paths = [
+        mri_files.volume(tmp_path / "in", f"a_{n}", mri_files.head(shape, n), where=mri_files.affine((2, 2, 2)), dtype="float32")
+        for n in ("T1w", "FLAIR")
+    ]
+    recording = Damaged(readers.open_recording(paths[0], paths[1:]), [], ["T2w"])
+    assert len(predictor.framing(recording).plan(recording, 32.0, 32.0)) > 8
+    field = predictor.predict(recording, [0, 1, 2], [boxes.whole(recording, 2)])[2]
+    done = restore(*paths, missing=("T2w",))
+    made = stored(done.facts["out"])
+    box = predictor.framing(recording).head(recording)
+    assert np.isfinite(field.at(recording.affine_of(0), box.start, box.stop)).all()
+    assert all(len(np.unique(made[x])) > 50 for x in range(box.start[0], box.stop[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "contrast", "want"),
+    [
+        ("sub-1_ses-2_T1w.nii.gz", "T2w", "sub-1_ses-2_T2w.nii.gz"),
+        ("BraTS-GLI-00001-000-t1n.nii.gz", "FLAIR", "BraTS-GLI-00001-000-FLAIR.nii.gz"),
+        ("BraTS2021_00001_t1ce.nii", "T1w", "BraTS2021_00001_T1w.nii"),
+        ("scan.hdr", "T2w", "scan_T2w.nii"),
+    ],
+)
+def test_new_contrasts_are_named_like_their_session_and_read_as_what_they_are(name, contrast, want) -> None:
+    found = named_like(Path("x") / name, contrast)
+    assert found == Path("x") / want
+    assert parts_of(found).contrast == contrast
 
 
 def test_channel_damage_needs_another_contrast(restore, tmp_path) -> None:

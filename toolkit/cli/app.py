@@ -12,6 +12,8 @@ from toolkit.cli.console import EXIT_CODES
 from toolkit.cli.demo import demo
 from toolkit.cli.doctor import doctor
 from toolkit.cli.embed import embed
+from toolkit.cli.export import export
+from toolkit.cli.import_ import import_
 from toolkit.cli.inspect import inspect
 from toolkit.cli.prepare import prepare
 from toolkit.cli.pretrain import pretrain
@@ -31,6 +33,8 @@ app = typer.Typer(
 
 for command in (pretrain, embed, probe, restore, inspect, prepare, readers, doctor, demo):
     app.command(epilog=EXIT_CODES)(command)
+app.command("import", epilog=EXIT_CODES)(import_)
+app.command(epilog=EXIT_CODES)(export)
 app.add_typer(recipes, name="recipes")
 
 

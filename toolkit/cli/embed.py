@@ -172,7 +172,6 @@ def options_for(
     from toolkit.embedding.encoder import DEFAULT_BATCH, Options
     from toolkit.embedding.pooling import POOLINGS
     from toolkit.errors import UsageError, did_you_mean
-    from toolkit.recipe import TransformerTable
 
     recipe = loaded.recipe
     pool, layer = pool or recipe.embedding.pool, layer if layer is not None else recipe.embedding.layer
@@ -180,16 +179,21 @@ def options_for(
         raise UsageError(f"There is no pooling '{pool}'. {did_you_mean(pool, POOLINGS)}")
     if level not in ("window", "recording", "token"):
         raise UsageError(f"--level is window, recording or token, got '{level}'.")
-    if pool == "class" and not getattr(recipe.encoder, "class_token", False):
-        raise UsageError("--pool class needs a model with a class token; this one was trained without (encoder.class_token).")
+    if pool in ("class", "classmax") and not getattr(recipe.encoder, "class_token", False):
+        raise UsageError(f"--pool {pool} needs a model with a class token; this one was trained without (encoder.class_token).")
     if pool == "attention" and not recipe.pools_by_attention:
         raise UsageError("--pool attention needs a model trained with a term that pools by attention, as reve's 'global'.")
-    blocks = recipe.encoder.depth if isinstance(recipe.encoder, TransformerTable) else 0
+    blocks = recipe.encoder.layers - 1
     if layer < -blocks - 1:
         raise UsageError(f"--layer {layer} is below the first of {blocks} blocks; the lowest is {-blocks - 1}.")
     if batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size) > 0):
         raise UsageError(f"--batch-size takes a number of windows or auto, got '{batch_size}'.")
     length = window or recipe.data.window
+    if recipe.position.code == "grid" and length > recipe.data.window:
+        raise UsageError(
+            f"--window {length:g} is longer than the {recipe.data.window:g} that this model has positions for; they are a table "
+            "(position.code = 'grid'). Take windows of that length, and --level recording for their mean."
+        )
     size = DEFAULT_BATCH if batch_size == "auto" else int(batch_size)
     return Options(level, length, stride or length, layer, pool, size, recipe.embedding.layers)
 

@@ -35,13 +35,23 @@ def pretrain(
     recipe: Annotated[str, typer.Option("--recipe", help="Name (`toolkit recipes ls`) or a .toml file.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder to create; it is the model that other commands take.")],
     size: Annotated[str | None, typer.Option("--size", help="tiny, small, base or large (default: the paper's).")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="A variant of the recipe, e.g. as its code was released.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, e.g. mask.ratio=0.6; repeatable.")
+    ] = None,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", help="Objective whose terms are added to the recipe's, as psa-ssl; repeatable.")
     ] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Start from the weights of this model.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps.", min=1)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the data, instead of --steps.", min=0)] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Windows a step.", min=1)] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option("--held-out", help="Keep this share of the subjects back, and say what they cost.", min=0, max=0.9),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -72,6 +82,7 @@ def pretrain(
     from toolkit.interrupts import StopSignals
     from toolkit.progress import Progress
     from toolkit.recipe import Recipe
+    from toolkit.training.held_out import split
     from toolkit.training.run import Job
 
     if steps is not None and epochs is not None:
@@ -79,13 +90,15 @@ def pretrain(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other.")
     if domain is not None or len(recipes.domains_of(recipe)) == 1:  # its errors come before those of the data
-        recipes.resolve(recipe, size=size, settings=settings or (), domain=domain)
+        recipes.resolve(recipe, size=size, preset=preset, settings=settings or (), domain=domain, with_=with_ or ())
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     on = corpus.domain_of(gathered, recipes.domains_of(recipe), domain)
 
     def resolve(steps: int | None) -> Recipe:
         flags = {"training.steps": steps, "training.batch_size": batch_size, "training.seed": seed}
-        return recipes.resolve(recipe, size=size, settings=settings or (), flags=flags, domain=on)
+        return recipes.resolve(
+            recipe, size=size, preset=preset, settings=settings or (), flags=flags, domain=on, with_=with_ or ()
+        )
 
     resolved = resolve(steps)
     if print_config and epochs is None:
@@ -101,8 +114,9 @@ def pretrain(
         put(recipes.to_toml(resolved).rstrip())
         return 0
     say_inputs(gathered, failures, notes, quiet=quiet, verbose=verbose)
+    kept, held = split(sources, held_out, resolved.training.seed) if held_out else (sources, [])
     place = machine.use_device(device)
-    job = Job(resolved, sources, failures, out, device=place, bf16=machine.use_bf16(precision, place), workers=workers)
+    job = Job(resolved, kept, failures, out, device=place, bf16=machine.use_bf16(precision, place), workers=workers, held=held)
     job.prepare(init=init, resume=resume, overwrite=overwrite)
     say(job.headline, quiet=quiet)
     if job.fresh:
@@ -119,6 +133,13 @@ def pretrain(
         f"{facts['samples_per_s']:.1f} windows/s; curves and pictures in {out / 'report.html'}",
         quiet=quiet,
     )
+    if facts["held_out"] is not None:
+        cost = facts["held_out"]
+        say(
+            f"{cost['recordings']} recordings of {cost['subjects']} subjects that were held out: loss {cost['loss']:.4f}, "
+            f"trivial {cost['loss_trivial']:.4f}",
+            quiet=quiet,
+        )
     if json_:
         put_json(facts)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,8 +27,10 @@ from toolkit.cli.console import (
 if TYPE_CHECKING:
     from toolkit.corpus.labels import Labels
     from toolkit.probing.material import Material
+    from toolkit.probing.tune import Schedule
 
 MIN_OVERLAP = 0.5
+UNTRAINED = ("majority", "handcrafted", "random-init")  # baselines that --tune does not train
 
 
 @reports
@@ -45,7 +48,12 @@ def probe(
         Path | None, typer.Option("--model", help="Embed DATA with this model; each labelled interval becomes a row.")
     ] = None,
     head: Annotated[
-        str, typer.Option("--head", help="linear (logistic or ridge) or knn, fitted on frozen embeddings.")
+        str,
+        typer.Option(
+            "--head",
+            help="On frozen embeddings: linear (logistic or ridge), knn or svm. On frozen tokens, at most 1024 an interval, with "
+            "--model: prototypes (a call among noise) or attentive.",
+        ),
     ] = "linear",
     task: Annotated[str, typer.Option("--task", help="auto, binary, multiclass, multilabel or regression.")] = "auto",
     target: Annotated[str, typer.Option("--target", help="Label column to predict.")] = "label",
@@ -72,6 +80,32 @@ def probe(
     layer: Annotated[
         int | None, typer.Option("--layer", help="With --model: -1 the last, -2 the one before, ...", max=-1)
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            help="With --model, rows of: frozen (--head on embeddings, the default), lora (adapters in attention are trained), "
+            "full (all is trained), scratch (as full, from random weights). Repeatable, or frozen,lora,full.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", help="Of --tune: passes over the training rows (default: about 300 steps, at most 40).", min=1),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", help="Of --tune: the highest (default: 5e-4, of lora 2e-3)."),
+    ] = None,
+    lora_rank: Annotated[int | None, typer.Option("--lora-rank", help="Of --tune lora (default: 8).", min=1)] = None,
+    few_shot: Annotated[
+        str | None, typer.Option("--few-shot", help="Also with so few labelled rows a class, e.g. 1,5,10.")
+    ] = None,
+    label_fractions: Annotated[
+        str | None, typer.Option("--label-fractions", help="Also with these shares of the training rows, e.g. 0.1,0.3,1.")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", help="Draws of --few-shot and --label-fractions (default: 3).", min=2)
+    ] = None,
     baselines: Annotated[
         bool,
         typer.Option(
@@ -95,36 +129,65 @@ def probe(
     Example: toolkit embed recordings/ --model run -o - | toolkit probe - --labels labels.csv --group subject --json
 
     No group (subject) is ever on both sides of a fold, and what the head tunes is chosen inside the training part. Beside
-    the embeddings: the majority class, hand-crafted features, and the same encoder with random weights. Keys of --json:
+    the embeddings: the majority class, hand-crafted features, and the same encoder with random weights. With --tune the
+    encoder itself learns, on the same folds, for a time that is fixed beforehand. Keys of --json:
     task target windows groups classes class_counts split{kind column folds group} main_metric
-    results[{name head metric value low high}] kappa differences confusion warnings.
+    results[{name head parameters metric value low high}] kappa differences few_shot[{name head shots metric value sd draws}]
+    fractions[{name head fraction metric value sd draws}] confusion warnings. parameters: what the labels of a fold trained.
     """
     from toolkit import files
     from toolkit.corpus.notes import Notes
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.probing.heads import HEADS
     from toolkit.probing.run import Probe, Question
+    from toolkit.probing.token_heads import TOKEN_HEADS
     from toolkit.progress import Progress
     from toolkit.record import RunRecord, manifest_hash
 
     record = RunRecord("probe")
-    if head not in HEADS:
-        raise UsageError(f"There is no head '{head}'. {did_you_mean(head, HEADS)}")
+    if head not in HEADS and head not in TOKEN_HEADS:
+        raise UsageError(f"There is no head '{head}'. {did_you_mean(head, (*HEADS, *TOKEN_HEADS))}")
+    if model is None and head in TOKEN_HEADS:
+        raise UsageError(
+            f"--head {head} reads the tokens of each interval, which a table of embeddings does not hold: give the recordings "
+            f"with --model, or use --head {', '.join(HEADS)}."
+        )
+    shots = tuple(int(each) for each in _numbers(few_shot, "--few-shot", "whole numbers from 1, e.g. 1,5,10", whole=True))
+    fractions = tuple(_numbers(label_fractions, "--label-fractions", "shares above 0, at most 1, e.g. 0.1,0.3,1", whole=False))
+    if draws is not None and not shots and not fractions:
+        raise UsageError("--draws is how often labels are drawn for --few-shot and --label-fractions; give one of them.")
+    modes = _modes(tune, model)
+    schedule = _schedule(modes, epochs, learning_rate, lora_rank)
     if out is not None:
         files.check_folder(out, overwrite=overwrite, what="Output folder")
     material, table = _material(
-        data, labels, model, target, classes, min_overlap, pool, layer, device, domain, baselines=baselines
+        data,
+        labels,
+        model,
+        target,
+        classes,
+        min_overlap,
+        pool,
+        layer,
+        device,
+        domain,
+        baselines=baselines,
+        tokens=head in TOKEN_HEADS,
+        modes=modes,
+        schedule=schedule,
     )
     if material.gathered is not None:
         say_inputs(material.gathered, [], Notes(), quiet=quiet, verbose=verbose)
     for note in (*material.notes, *material.rows.warnings):
         warn(note, quiet=quiet)
-    asked = Probe(material.rows, table, Question(target, task, group, split, folds, head, seed))
+    question = Question(target, task, group, split, folds, head, seed, shots=shots, fractions=fractions, draws=draws or 3)
+    asked = Probe(material.rows, table, question)
     features = material.features(quiet=quiet)
+    tuned = material.tuned(asked.y, asked.task, asked.folds, seed, quiet=quiet)
     for failure in material.rows.failures:
         warn(f"{failure.path}: {failure.reason}.", quiet=quiet)
     with Progress("probe", 0, "fits", enabled=not quiet) as progress:
-        result = asked.run(features, progress)
+        result = asked.run(features, progress, tuned)
     for line in result.warnings:
         warn(line, quiet=quiet)
     document = asked.document(result)
@@ -164,6 +227,9 @@ def _material(
     domain: str | None,
     *,
     baselines: bool,
+    tokens: bool,
+    modes: Sequence[str],
+    schedule: Schedule,
 ) -> tuple[Material, Labels]:
     """The labelled rows and features of an embedding table, or of DATA with a model."""
     from toolkit import machine
@@ -174,6 +240,7 @@ def _material(
     from toolkit.errors import UsageError
     from toolkit.model import folder
     from toolkit.probing import material
+    from toolkit.probing.tune import FROZEN, Tuner
 
     table = material.only_classes(tables.read(labels), target, classes)
     on = machine.use_device(device)
@@ -196,7 +263,55 @@ def _material(
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     loaded = folder.load(model)
     options = options_for(loaded, "window", None, None, layer, pool, "auto")
-    return material.from_data(gathered, loaded, table, options, on, baselines=baselines), table
+    trained = [mode for mode in modes if mode != FROZEN]
+    tuner = Tuner(loaded.model, options, schedule, trained, on) if trained else None
+    return material.from_data(
+        gathered, loaded, table, options, on, baselines=baselines, tokens=tokens, frozen=FROZEN in modes, tuner=tuner
+    ), table
+
+
+def _modes(tune: list[str] | None, model: Path | None) -> list[str]:
+    """The ways of training asked for, each once. Raises UsageError."""
+    from toolkit.errors import UsageError, did_you_mean
+    from toolkit.probing.tune import FROZEN, MODES
+
+    words = [word.strip() for each in tune or [FROZEN] for word in each.split(",")]
+    known = (FROZEN, *MODES)
+    if unknown := [word for word in words if word not in known]:
+        raise UsageError(f"There is no --tune '{unknown[0]}'. {did_you_mean(unknown[0], known)}")
+    if tune and model is None:
+        raise UsageError("--tune trains the encoder, which a table of embeddings does not hold: give the recordings and --model.")
+    return [mode for mode in known if mode in words]
+
+
+def _schedule(modes: Sequence[str], epochs: int | None, learning_rate: float | None, lora_rank: int | None) -> Schedule:
+    """How long and how fast is trained. Raises UsageError for what would not be used."""
+    from toolkit.errors import UsageError
+    from toolkit.probing.tune import DEFAULT_RANK, FROZEN, Schedule
+
+    if (epochs or learning_rate is not None) and not set(modes) - {FROZEN}:
+        raise UsageError("--epochs and --learning-rate are of a training: say which with --tune lora, full or scratch.")
+    if lora_rank and "lora" not in modes:
+        raise UsageError("--lora-rank is of adapters, which --tune lora trains.")
+    if learning_rate is not None and not 0 < learning_rate <= 1:
+        raise UsageError(f"--learning-rate is above 0 and at most 1, got {learning_rate:g}.")
+    return Schedule(epochs, learning_rate, lora_rank or DEFAULT_RANK)
+
+
+def _numbers(text: str | None, option: str, expected: str, *, whole: bool) -> list[float]:
+    """The comma-separated numbers of an option, in rising order; none where it is not given. Raises UsageError."""
+    from toolkit.errors import UsageError
+
+    found = []
+    for each in text.split(",") if text is not None else ():
+        try:
+            number = float(each)
+        except ValueError:
+            number = float("nan")
+        if not (number >= 1 and number.is_integer() if whole else 0 < number <= 1):
+            raise UsageError(f"{option} takes {expected}; got '{each}'.")
+        found.append(number)
+    return sorted(set(found))
 
 
 def _print_table(document: dict[str, Any]) -> None:
@@ -207,7 +322,19 @@ def _print_table(document: dict[str, Any]) -> None:
         f"# {document['target']} ({document['task']}): {document['windows']} windows, {document['groups']} groups by "
         f"{document['split']['group']}, {document['split']['folds']} folds{'; ' + counts if counts else ''}"
     )
-    put(f"{'name':14} {'head':9} {metric:>20}      low     high")
+    wide = max(14, *(len(row["name"]) for row in document["results"]))
+    put(f"{'name':{wide}} {'head':10} {metric:>20}      low     high parameters")
     for row in document["results"]:
         if row["metric"] == metric:
-            put(f"{row['name']:14} {row['head']:9} {row['value']:20.3f} {row['low']:8.3f} {row['high']:8.3f}")
+            scores = f"{row['value']:20.3f} {row['low']:8.3f} {row['high']:8.3f}"
+            put(f"{row['name']:{wide}} {row['head']:10} {scores} {row['parameters']:10}")
+    for gap in document["differences"]:
+        if gap["b"] not in UNTRAINED:
+            put(f"# {gap['a']} minus {gap['b']}: {gap['value']:.3f} (95 %: {gap['low']:.3f} to {gap['high']:.3f})")
+    for by, rows in (("shots", document["few_shot"]), ("fraction", document["fractions"])):
+        if rows:
+            put(f"# mean and standard deviation over {rows[0]['draws']} draws of training rows")
+            put(f"{'name':14} {'head':10} {metric:>20}       sd {by:>8}")
+        for row in rows:
+            if row["metric"] == metric:
+                put(f"{row['name']:14} {row['head']:10} {row['value']:20.3f} {row['sd']:8.3f} {row[by]:8g}")

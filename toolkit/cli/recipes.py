@@ -20,7 +20,7 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
     """List the recipes that come with the package.
 
     Keys of --json: name domains backend objective paper parameters (of the default
-    size, in the first domain) sizes.
+    size, in the first domain) sizes presets.
     """
     import torch
 
@@ -41,6 +41,7 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
                 "paper": one.paper,
                 "parameters": parameters,
                 "sizes": table.sizes(name),
+                "presets": table.presets(name),
             }
         )
     if json_:
@@ -48,9 +49,10 @@ def ls(json_: Json = False, debug: Debug = False) -> None:
     else:
         for row in rows:
             domains = "any domain" if len(row["domains"]) == len(table.SYSTEMS) else ", ".join(row["domains"])
+            offered = ", ".join((*row["sizes"], *(f"--preset {preset}" for preset in row["presets"])))
             put(
                 f"{row['name']:17} {domains:11} {row['backend']:8} {row['objective']:17} "
-                f"{row['parameters'] / 1e6:6.1f} M  {', '.join(row['sizes'])}  {row['paper']}"
+                f"{row['parameters'] / 1e6:6.1f} M  {offered}  {row['paper']}"
             )
 
 

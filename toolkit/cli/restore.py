@@ -51,6 +51,14 @@ def restore(
         str | None,
         typer.Option("--channels", help="Channels to rebuild from the others, e.g. V5,V6 or T2w; names as in the file."),
     ] = None,
+    missing: Annotated[
+        str | None,
+        typer.Option(
+            "--missing",
+            help="Contrasts that MRI sessions lack, e.g. T2w or T2w,FLAIR: each is made from the others and written on their "
+            "grid. Where a session has one, its file is hidden and what is made in its place is scored against it.",
+        ),
+    ] = None,
     spans: Annotated[
         Path | None,
         typer.Option(
@@ -91,7 +99,7 @@ def restore(
     from toolkit import machine
     from toolkit.corpus import inputs as corpus
     from toolkit.corpus.notes import Notes
-    from toolkit.errors import ToolkitError
+    from toolkit.errors import ToolkitError, UsageError
     from toolkit.interrupts import StopSignals
     from toolkit.model import folder
     from toolkit.progress import Progress
@@ -100,11 +108,18 @@ def restore(
     from toolkit.restoration.run import Restoration
 
     record = RunRecord("restore")
-    request = _request(task, channels, spans, damage, reference, seed)
+    request = _request(task, channels, missing, spans, damage, reference, seed)
     gathered = corpus.gather(data, stdin=typer.get_binary_stream("stdin"), domain=domain)
     loaded = folder.load(model)
+    if loaded.untrained:
+        raise UsageError(
+            f"Model '{model}' cannot repair: its decoder was never trained. {loaded.untrained} `toolkit embed` and `toolkit "
+            f"probe` run on it. To repair, train a decoder on your own recordings: toolkit pretrain DATA --init {model} --recipe "
+            f"{model / folder.RECIPE} --set terms.0.target=raw --out RUN."
+        )
     on = machine.use_device(device)
     _check_out(out, gathered.items, overwrite=overwrite)
+    _check_new(out, gathered.items, request.missing, overwrite=overwrite)
     say_inputs(gathered, [], Notes(), quiet=quiet, verbose=verbose)
     job = Restoration(menders.build(loaded, on), request, out, loaded)
     for note in job.check(gathered.items):
@@ -151,7 +166,13 @@ def restore(
 
 
 def _request(
-    task: str, channels: str | None, spans: Path | None, damage: str | None, reference: Path | None, seed: int
+    task: str,
+    channels: str | None,
+    missing: str | None,
+    spans: Path | None,
+    damage: str | None,
+    reference: Path | None,
+    seed: int,
 ) -> Request:
     from toolkit.errors import UsageError, did_you_mean
     from toolkit.restoration import damage as damages
@@ -162,23 +183,48 @@ def _request(
         raise UsageError(f"There is no task '{task}'. {did_you_mean(task, TASKS)}")
     made = tuple(damages.parse(damage)) if damage else ()
     kinds = {kind for kind, _ in made}
-    if task == "inpaint" and (channels is not None or "channel" in kinds):
-        raise UsageError("--task inpaint repairs parts; --channels and --damage channel ask for whole ones: leave out --task.")
-    if task in ("channels", "modality") and channels is None and "channel" not in kinds:
-        raise UsageError(f"--task {task} needs --channels (which to rebuild) or --damage channel:SEVERITY.")
+    whole = channels is not None or missing is not None or "channel" in kinds
+    if task == "inpaint" and whole:
+        raise UsageError(
+            "--task inpaint repairs parts; --channels, --missing and --damage channel ask for whole ones: leave out --task."
+        )
+    if task in ("channels", "modality") and not whole:
+        raise UsageError(f"--task {task} needs --channels or --missing (which to rebuild) or --damage channel:SEVERITY.")
+    if missing is not None and (reference is not None or made):
+        raise UsageError(
+            "--missing is scored against the session's own file where it has one; --reference and --damage are for what it has: "
+            "leave them out, or name contrasts that are there with --channels."
+        )
     if task in ("channels", "modality") and (spans is not None or "block" in kinds):
         raise UsageError(f"--task {task} rebuilds whole ones; --spans and --damage block name parts: leave out --task.")
     if reference is not None and not reference.exists():
         raise UsageError(f"--reference '{reference}' does not exist.")
     return Request(
         task,
-        tuple(c.strip() for c in channels.split(",")) if channels else (),
+        _names(channels),
         tables.read_table(spans) if spans else None,
         spans.parent if spans else Path(),
         made,
         reference,
         seed,
+        _names(missing),
     )
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def _check_new(out: Path, items: Sequence[Input], missing: Sequence[str], *, overwrite: bool) -> None:
+    """Files of contrasts that sessions lack replace none that is there."""
+    from readers.mri_create import named_like
+    from toolkit.errors import UsageError
+
+    for item in items:
+        for name in missing:
+            target = named_like(out / item.relative, name)
+            if target.exists() and not overwrite:
+                raise UsageError(f"'{target}' exists. Choose another --out, or pass --overwrite to replace it.")
 
 
 def _check_out(out: Path, items: Sequence[Input], *, overwrite: bool) -> None:
@@ -214,4 +260,9 @@ def _sentence(facts: dict[str, Any]) -> str:
     if facts["metrics"]:
         others = ", ".join(f"{name} {row[metric]:.3f}" for name, row in facts["baselines"].items())
         text += f"; {metric.upper()} {facts['metrics'][metric]:.3f} ({others})"
+        if "ssim" in facts["metrics"]:  # a whole contrast: what it is usually measured by
+            others = ", ".join(f"{name} {row['psnr_db']:.2f}" for name, row in facts["baselines"].items())
+            text += f"; PSNR {facts['metrics']['psnr_db']:.2f} dB ({others})"
+            others = ", ".join(f"{name} {row['ssim']:.3f}" for name, row in facts["baselines"].items())
+            text += f"; SSIM {facts['metrics']['ssim']:.3f} ({others}); all at the level and scale that fit best, in the head"
     return text

@@ -1,10 +1,13 @@
 """Training batches as a pure function of seed and step.
 
 Every batch holds samples of one channel count, so that its tensors are dense; the count of a step is
-drawn in proportion to the windows that have it. Of a recording with more channels than
-``data.most_channels`` each sample takes that many at random: a model of any subset of leads learns
-from subsets. Nothing is skipped or remembered: step 1000 gives the same batch whether or not steps
-0 to 999 were run, which is what makes a resumed run exact.
+drawn in proportion to the windows that have it. Where the recipe mixes counts (``data.mixed``), samples
+are filled up to the largest of their batch with channels that are not valid. Of a recording with more
+channels than ``data.most_channels`` each sample takes that many at random: a model of any subset of
+leads learns from subsets, and a batch never holds more than ``batch_size`` times as many.
+
+Nothing is skipped or remembered: step 1000 gives the same batch whether or not steps 0 to 999 were run,
+which is what makes a resumed run exact.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from toolkit.corpus.scaled import Scaled
 from toolkit.recipe import Recipe
 
 SUBSTITUTES = 16  # recordings tried for one sample before the data count as unreadable
+NOBODY = Channel("", "", "none", None, None, None, missing=True)  # fills a sample up to the channels of its batch
 TRIES = 8  # draws for a window that is at least half valid before one is taken as it is
 
 
@@ -42,14 +46,21 @@ class Batch:
 
 
 def collate(samples: Sequence[Scaled], sources: Sequence[str] = (), subjects: Sequence[str] = ()) -> Batch:
-    """Stack samples of one channel count."""
+    """Stack samples; smaller ones are filled up to the largest along each axis with zeros that are not valid."""
+    shape = tuple(np.max([s.values.shape for s in samples], axis=0))
     return Batch(
-        np.stack([s.values for s in samples]),
-        np.stack([s.valid for s in samples]),
-        tuple(s.channels for s in samples),
+        np.stack([_filled(s.values, shape) for s in samples]),
+        np.stack([_filled(s.valid, shape) for s in samples]),
+        tuple((*s.channels, *[NOBODY] * (shape[0] - len(s.values))) for s in samples),
         tuple(sources),
         tuple(subjects),
     )
+
+
+def _filled(values: NDArray, shape: tuple[int, ...]) -> NDArray:
+    if values.shape == shape:
+        return values
+    return np.pad(values, [(0, whole - own) for whole, own in zip(shape, values.shape, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,19 @@ Extent = Window | Box
 
 @dataclass(frozen=True)
 class Scaling:
-    """values = offset + scale * scaled, per channel; ``offset`` and ``scale`` are float64 (C,)."""
+    """values = offset + scale * scaled, per channel; ``offset`` and ``scale`` are float64 (C,).
+
+    Scaled values beyond ``limit`` are cut to it; of those :meth:`invert` does not give back what they were.
+    """
 
     offset: NDArray[np.float64]
     scale: NDArray[np.float64]
+    limit: float = np.inf
 
     def apply(self, values: FloatArray) -> FloatArray:
         """Physical (C, ...) to scaled (C, ...)."""
-        return ((values - _beside(self.offset, values)) / _beside(self.scale, values)).astype(np.float32)
+        scaled = (values - _beside(self.offset, values)) / _beside(self.scale, values)
+        return scaled.clip(-self.limit, self.limit).astype(np.float32)
 
     def invert(self, scaled: FloatArray) -> NDArray[np.float64]:
         """Scaled (C, ...) to physical (C, ...)."""

@@ -13,15 +13,25 @@ from toolkit.corpus.scaled import Scaled, Scaling
 from toolkit.recipe import SignalData, VolumeData
 
 SHORTEST_TAIL = 0.1  # share of a window; a shorter tail is no row of its own
+HOW_TO_PLACE = (
+    "this model tells channels apart by their places alone: name them as the 10-05 system does, or put an electrodes.tsv "
+    "with its coordsystem.json beside the file"
+)
 
 
-def channels_for(recording: Recording, data: SignalData | VolumeData) -> list[int]:
-    """Indices of the channels the model reads. Raises ReadError when the file has none of them."""
+def channels_for(recording: Recording, data: SignalData | VolumeData, *, placed: bool = False) -> list[int]:
+    """Indices of the channels the model reads, with ``placed`` those of a known place. Raises ReadError where there is none."""
     chosen = effective(recording.channels, data.kinds)
     if not chosen:
         held = ", ".join(f"{c.name} ({c.kind})" for c in recording.channels)
         raise ReadError(f"'{recording.path.name}' holds no channel of kind {' or '.join(data.kinds)}; it holds {held}")
-    return chosen
+    if not placed:
+        return chosen
+    located = [i for i in chosen if recording.channels[i].position is not None]
+    if not located:
+        names = ", ".join(recording.channels[i].name for i in chosen)
+        raise ReadError(f"'{recording.path.name}' says of none of its channels where it is ({names}); {HOW_TO_PLACE}")
+    return located
 
 
 def length_on_grid(recording: Recording, rate_hz: float) -> int:
@@ -42,7 +52,12 @@ def plan(length: int, window: int, stride: int) -> list[Window]:
 
 
 def scale_groups(channels: Sequence[Channel], mode: str) -> list[int]:
-    """Which channels share one amplitude scale: those of a kind and unit (``kind``), or each its own (``channel``, ``none``)."""
+    """Which channels share one amplitude scale: those of a kind and unit (``kind``), or each its own (``channel``, ``none``).
+
+    -1 where amplitudes have a fixed unit: the deviation over the whole recording (``session``).
+    """
+    if mode == "session":
+        return [-1] * len(channels)
     keys = [(c.kind, c.unit) if mode == "kind" else i for i, c in enumerate(channels)]
     return [keys.index(key) for key in keys]
 
@@ -52,6 +67,8 @@ def fit_scaling(sample: SignalSample, mode: str) -> Scaling:
 
     ``none`` leaves all as it is. One scale for all leads of a kind keeps their relative amplitude, which a missing lead needs.
     """
+    if mode == "session":
+        raise ValueError("the scaling of a session is no window's; see toolkit.corpus.sessions")
     if mode == "none":
         return Scaling(np.zeros(len(sample.channels)), np.ones(len(sample.channels)))
     count = np.maximum(sample.valid.sum(axis=1), 1)
@@ -67,15 +84,18 @@ def fit_scaling(sample: SignalSample, mode: str) -> Scaling:
     return Scaling(offset, scale)
 
 
-def scale(sample: SignalSample, data: SignalData) -> Scaled:
-    """Scale a sample as the recipe says; samples that are not valid become 0."""
-    return Scaled.of(sample.values, sample.valid, sample.channels, fit_scaling(sample, data.scaling), sample.window)
+def scale(sample: SignalSample, data: SignalData, session: Scaling | None = None) -> Scaled:
+    """Scale a sample as the recipe says, by its own values or those of its session; samples that are not valid become 0."""
+    scaling = session or fit_scaling(sample, data.scaling)
+    return Scaled.of(sample.values, sample.valid, sample.channels, scaling, sample.window)
 
 
-def load(recording: SignalLike, window: Window, data: SignalData, channels: Sequence[int]) -> Scaled:
+def load(
+    recording: SignalLike, window: Window, data: SignalData, channels: Sequence[int], session: Scaling | None = None
+) -> Scaled:
     """Read one window on the model's grid, mix it down where the recipe says so, and scale it. Raises ReadError."""
     sample = recording.read(window.start, window.stop, rate_hz=data.rate_hz, channels=channels)
-    return scale(downmixed(sample) if data.downmix else sample, data)
+    return scale(downmixed(sample) if data.downmix else sample, data, session)
 
 
 def downmixed(sample: SignalSample) -> SignalSample:
@@ -85,10 +105,13 @@ def downmixed(sample: SignalSample) -> SignalSample:
     return replace(sample, values=values, valid=valid, channels=sample.channels[:1])
 
 
-def mismatches(recording: Recording, data: SignalData, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
+def mismatches(
+    recording: Recording, data: SignalData, known: Sequence[str], chosen: Sequence[int], *, placed: bool = False
+) -> list[str]:
     """What the model's preprocessing loses or has never seen in this file, one sentence each.
 
-    ``known`` are the channels that were in the training data; empty when the model does not say.
+    ``known`` are the channels that were in the training data; empty when the model does not say. ``placed``: channels
+    without a place are not read.
     """
     found = []
     rates = {recording.channels[i].rate_hz or data.rate_hz for i in chosen}
@@ -109,11 +132,15 @@ def mismatches(recording: Recording, data: SignalData, known: Sequence[str], cho
     ]
     if nowhere:
         found.append(f"electrodes without a known place: {', '.join(nowhere)}")
-    return [*found, *unseen(recording, known, chosen)]
+    lost = [i for i in effective(recording.channels, data.kinds) if placed and i not in chosen]
+    if lost:
+        names = ", ".join(recording.channels[i].name for i in lost)
+        found.append(f"left out because nothing says where they are: {names}; {HOW_TO_PLACE}")
+    return [*found, *unseen(recording, known, chosen, lost)]
 
 
-def unseen(recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
-    """Sentences about channels that the model was not trained on, and those it does not use.
+def unseen(recording: Recording, known: Sequence[str], chosen: Sequence[int], told: Sequence[int] = ()) -> list[str]:
+    """Sentences about channels that the model was not trained on, and those it does not use but for those already ``told``.
 
     ``known`` are the channels that were in the training data; empty when the model does not say.
     """
@@ -121,7 +148,7 @@ def unseen(recording: Recording, known: Sequence[str], chosen: Sequence[int]) ->
     strangers = [recording.channels[i].name for i in chosen if recording.channels[i].canonical not in known]
     if known and strangers:
         found.append(f"channels the model was not trained on: {', '.join(strangers)}")
-    left = [f"{c.name} ({'bad' if c.bad else c.kind})" for i, c in enumerate(recording.channels) if i not in chosen]
+    left = [f"{c.name} ({'bad' if c.bad else c.kind})" for i, c in enumerate(recording.channels) if i not in (*chosen, *told)]
     if left:
         found.append(f"channels not used: {', '.join(left)}")
     return found

@@ -104,26 +104,58 @@ class RecordingEncoder:
         An interval shorter than the model's window is seen within a whole window around it, and only
         its own tokens are pooled; a longer one is the mean of its windows.
         """
-        channels = self.framing.channels(recording)
-        pieces = [
-            (i, piece) for i, (a, b) in enumerate(spans) for piece in self.framing.around(recording, a, b, self.options.window)
-        ]
         total, count = np.zeros((len(spans), self.width)), np.zeros(len(spans))
-        for first in range(0, len(pieces), self.options.batch_size):
-            part = pieces[first : first + self.options.batch_size]
-            tokens, states = self._states([self.framing.load(recording, piece.window, channels) for _, piece in part])
-            inside = _inside(tokens, [(piece.low, piece.high) for _, piece in part])
+        for part, tokens, states, inside in self._pieces(recording, spans):
             vectors = self._pooled(tokens, states, inside).double().cpu().numpy()
-            for row, (index, _), counts in zip(vectors, part, inside.any(1).tolist(), strict=True):
+            for row, index, counts in zip(vectors, part, inside.any(1).tolist(), strict=True):
                 total[index] += row * counts
                 count[index] += counts
         with np.errstate(invalid="ignore"):
             return (total / count[:, None]).astype(np.float32)
 
+    def interval_tokens(
+        self, recording: Recording, spans: NDArray[np.float64], most: int
+    ) -> tuple[list[FloatArray], FloatArray | None]:
+        """The tokens of each interval, not pooled: n arrays (t, D), t from 0 to ``most``, and their class states (n, D).
+
+        Which tokens are an interval's is as in :meth:`intervals`; a longer one has those of all its windows, and the mean of
+        their class states. Of more than ``most`` so many are taken at random, the same of equal numbers: taken at even
+        steps they would share a row or a column of a grid. None without a class token.
+        """
+        found: list[list[FloatArray]] = [[] for _ in spans]
+        classed = bool(getattr(self.recipe.encoder, "class_token", False))
+        total, count = np.zeros((len(spans), self.recipe.encoder.width)), np.zeros(len(spans))
+        for part, _, states, inside in self._pieces(recording, spans):
+            last, kept = states.last.float().cpu().numpy(), inside.cpu().numpy()
+            whole = states.class_state().double().cpu().numpy() if classed else np.zeros((len(part), 1))
+            for at, index in enumerate(part):
+                found[index].append(last[at][kept[at]])
+                total[index] += whole[at]
+                count[index] += 1
+        none = np.zeros((0, total.shape[1]), np.float32)
+        rows = [_at_most(np.concatenate(pieces) if pieces else none, most) for pieces in found]
+        return rows, (total / np.maximum(count, 1)[:, None]).astype(np.float32) if classed else None
+
+    def _pieces(
+        self, recording: Recording, spans: NDArray[np.float64]
+    ) -> Iterator[tuple[list[int], TokenSet, States, torch.Tensor]]:
+        """Windows that show the intervals, a batch at a time: whose they are, tokens, states, and which tokens are inside."""
+        channels = self.framing.channels(recording)
+        pieces = [
+            (i, piece) for i, (a, b) in enumerate(spans) for piece in self.framing.around(recording, a, b, self.options.window)
+        ]
+        for first in range(0, len(pieces), self.options.batch_size):
+            part = pieces[first : first + self.options.batch_size]
+            tokens, states = self._states([self.framing.load(recording, piece.window, channels) for _, piece in part])
+            yield [i for i, _ in part], tokens, states, _inside(tokens, [(piece.low, piece.high) for _, piece in part])
+
     @torch.inference_mode()
     def _pooled(self, tokens: TokenSet, states: States, counts: torch.Tensor) -> torch.Tensor:
         if self.options.pool == "attention":  # has weights, the model's
             return self.model.summary(replace(tokens, valid=counts), states)
+        if self.model.pool_norm is not None and self.options.layer == -1:
+            raw = pooled(self.options.pool, replace(states, last=states.layers[-1]), counts)
+            return self.model.pool_norm(raw.unflatten(1, (-1, self.recipe.encoder.width))).flatten(1)
         return pooled(self.options.pool, states, counts)
 
     @torch.inference_mode()
@@ -131,6 +163,12 @@ class RecordingEncoder:
         tokens = self.tokenizer.tokenize(collate(batch), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return tokens, self.model.features(tokens, self.options.layer, self.options.layers)
+
+
+def _at_most(tokens: FloatArray, most: int) -> FloatArray:
+    if len(tokens) <= most:
+        return tokens
+    return tokens[np.sort(np.random.default_rng(len(tokens)).permutation(len(tokens))[:most])]
 
 
 def _inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Tensor:

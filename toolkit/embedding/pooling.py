@@ -23,11 +23,16 @@ def mean_and_maximum(states: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([mean(states, counts), maximum(states, counts)], dim=-1)
 
 
-POOLINGS = ("mean", "max", "meanstd", "meanmax", "class", "attention")
+POOLINGS = ("mean", "max", "meanstd", "meanmax", "class", "classmax", "attention")
 
 
 def pooled(pool: str, states: States, counts: Tensor) -> Tensor:
-    """One vector a sample of ``states.last`` (B, N, D) where ``counts`` bool (B, N), or the state of the class token."""
+    """One vector a sample of ``states.last`` (B, N, D) where ``counts`` bool (B, N); ``class``: the class token's state.
+
+    ``classmax``: the class token beside the maximum of the others, what Point-MAE's heads read.
+    """
+    if pool == "classmax":
+        return torch.cat([states.class_state(), maximum(states.last, counts)], dim=-1)
     return states.class_state() if pool == "class" else POOLS[pool](states.last, counts)
 
 
@@ -41,4 +46,4 @@ POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def pooled_width(pool: str, width: int) -> int:
     """Width of a pooled vector for states of ``width``."""
-    return 2 * width if pool in ("meanstd", "meanmax") else width
+    return 2 * width if pool in ("meanstd", "meanmax", "classmax") else width

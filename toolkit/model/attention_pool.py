@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from toolkit.model.transformer import Attention, key_mask, mlp
 from toolkit.recipe import TransformerTable
@@ -31,3 +32,22 @@ class AttentionPool(nn.Module):
         latent = self.latent.expand(len(states), -1, -1)
         x = self.attention(latent, states, None, None, key_mask(counts))[:, 0]
         return x + self.mlp(x)
+
+
+class QueryPool(nn.Module):
+    """The mean of states, weighed by the softmax of their products with one learned query over sqrt(width); no projections.
+
+    REVE's pooling (2510.21585), as its code has it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.trunc_normal_(self.query, std=0.02, a=-0.06, b=0.06)
+
+    def forward(self, states: Tensor, counts: Tensor) -> Tensor:
+        """states (B, N, width), counts bool (B, N): what may be read (all, where a sample has nothing) -> (B, width)."""
+        mask = key_mask(counts)
+        query = self.query.expand(len(states), -1, -1).to(states.dtype)
+        read = scaled_dot_product_attention(query, states, states, attn_mask=None if mask is None else mask[:, None])
+        return read[:, 0]

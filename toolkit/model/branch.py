@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.model.convnet import ConvEncoder
 from toolkit.model.look import Look
-from toolkit.model.predictors import Chain, Cross, Joint, Pool, Spread
+from toolkit.model.predictors import Chain, Cross, Joint, Part, Pool, Spread
 from toolkit.model.tokens import gather
 from toolkit.model.unet import UNet
 from toolkit.recipe import Recipe, TermTable, TransformerTable
@@ -38,6 +38,7 @@ class Branch(nn.Module):
         self.predictor = _predictor(recipe, term, encoder, source)
         headless = term.predictor in ("same", "unet") or (self.pool is not None and self.predictor is None)
         width = recipe.encoder.width if term.predictor == "none" else recipe.decoder.width
+        width = self.predictor.width if isinstance(self.predictor, Spread) else width
         self.head = None if headless else nn.Linear(width, size)
 
     def forward(self, term: TermTable, looks: Sequence[Look], queries: Tensor, before: Mapping[str, Prediction]) -> Prediction:
@@ -77,20 +78,21 @@ class Branch(nn.Module):
 def _predictor(recipe: Recipe, term: TermTable, encoder: nn.Module, source: int) -> nn.Module | None:
     """The module that a term's ``predictor`` names; None where the encoder's or another term's states are taken as they are."""
     table = recipe.decoder.model_copy(update={"depth": term.depth or recipe.decoder.depth})
-    position, width, beside = recipe.position, recipe.encoder.width, term.beside is not None
+    part = Part(table, recipe.position, recipe.encoder.width, len(recipe.tokenizer.channels))
+    beside = term.beside is not None
     if term.predictor == "cross":
-        layers = recipe.encoder.depth + 1 if isinstance(recipe.encoder, TransformerTable) else 1
+        layers = recipe.encoder.layers
         mix, read = bool(term.mix_layers), bool(term.read_queries)
-        return Cross(table, position, width, layers, mix_layers=mix, read_queries=read, beside=beside)
+        return Cross(part, layers, mix_layers=mix, read_queries=read, beside=beside)
     if term.predictor == "joint":
-        return Joint(table, position, width, reveal=term.reveal or 1.0, beside=beside)
+        return Joint(part, reveal=term.reveal or 1.0, beside=beside)
     if term.predictor == "chain":
-        return Chain(table, position, source)
+        return Chain(part, source)
     if term.predictor == "unet":
         assert isinstance(encoder, ConvEncoder)
         return UNet(table.width, encoder, term.depth or 1)
     if term.predictor == "pool" and term.target not in PER_SAMPLE:
-        return Spread(table, position, width)
+        return Spread(part)
     return None
 
 

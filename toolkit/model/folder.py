@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,17 +18,22 @@ from toolkit.model.masked import MaskedModel, build
 from toolkit.recipe import Recipe
 
 WEIGHTS, RECIPE, RUN = "model.safetensors", "recipe.toml", "run.json"
+UNTRAINED = "decoder_untrained"  # key of the weights' metadata
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with the recipe it replays, its hash and the channels it was trained on."""
+    """A model in evaluation mode with the recipe it replays, its hash and the channels it was trained on.
+
+    ``untrained``: why its decoder cannot restore, where the weights say so.
+    """
 
     model: MaskedModel
     recipe: Recipe
     hash: str
     path: Path
     channels: tuple[str, ...]
+    untrained: str = ""
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> None:
@@ -53,7 +58,19 @@ def load(path: Path) -> LoadedModel:
     recipe = read_recipe(weights.parent, path)
     model = build(recipe)
     fill(model, read_weights(weights, path), weights)
-    return LoadedModel(model.eval(), recipe, files.sha256(weights), weights.parent, _trained_channels(weights.parent))
+    channels = _trained_channels(weights.parent)
+    return LoadedModel(model.eval(), recipe, files.sha256(weights), weights.parent, channels, read_mark(weights))
+
+
+def untrained_mark(reason: str) -> dict[str, str] | None:
+    """What weights are saved with whose decoder was never trained; it travels with the file."""
+    return {UNTRAINED: reason} if reason else None
+
+
+def read_mark(weights: Path) -> str:
+    """Why the decoder in these weights cannot restore; nothing where it can."""
+    with safe_open(weights, framework="pt") as content:
+        return (content.metadata() or {}).get(UNTRAINED, "")
 
 
 def read_recipe(folder: Path, asked: Path) -> Recipe:

@@ -20,10 +20,11 @@ from toolkit.model.predictors import Memory
 from toolkit.model.states import States
 from toolkit.model.tokenizers.base import Tokenizer
 from toolkit.model.tokens import TokenSet
-from toolkit.model.transformer import init_weights
-from toolkit.recipe import ConvTable, Recipe, TermTable
+from toolkit.model.transformer import init_normal, init_weights
+from toolkit.recipe import ConvTable, Recipe, TermTable, TransformerTable
 
 DEFAULT_CODES, DEFAULT_LEVELS = 128, 4
+BOX = 8  # numbers that a box has for a token: offset, sides, turn
 FROM_NOTHING = ("patch", "l1", "l2", "smooth_l1", "ce", "focal")  # losses that (near) zeros have a gradient in
 NOTHING = 0.005
 
@@ -46,7 +47,10 @@ class MaskedModel(nn.Module):
                 if term.like is None
             }
         )
+        self.pool_norm = nn.LayerNorm(recipe.encoder.width, eps=1e-6) if recipe.embedding.after_norm else None
         init_weights(self)
+        if isinstance(recipe.encoder, TransformerTable) and recipe.encoder.init == "normal":
+            init_normal(self)
         self._start_at_nothing()
 
     def _start_at_nothing(self) -> None:
@@ -122,7 +126,7 @@ class MaskedModel(nn.Module):
         Raises ValueError for a recipe none of whose terms pools by attention.
         """
         for branch in self.branches.values():
-            if isinstance(branch, Branch) and branch.pool is not None and branch.term.pool == "attention":
+            if isinstance(branch, Branch) and branch.pool is not None and branch.pool.attention is not None:
                 return branch.pool(Memory(states, tokens))
         raise ValueError(f"recipe '{self.recipe.name}' has no term with pool = 'attention'")
 
@@ -143,6 +147,7 @@ def prediction_size(recipe: Recipe, term: TermTable, tokenizer: Tokenizer) -> in
         "change": tokenizer.changes_size,
         "codes": term.codes or DEFAULT_CODES,
         "residual_codes": (term.codes or DEFAULT_CODES) * levels,
+        "box": BOX,
     }.get(term.target, recipe.encoder.width)
 
 

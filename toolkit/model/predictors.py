@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from toolkit.model.attention_pool import AttentionPool
+from toolkit.model import channels, positions
+from toolkit.model.attention_pool import AttentionPool, QueryPool
 from toolkit.model.pooling import maximum, mean
-from toolkit.model.positions import FourierPositions, Rotary
+from toolkit.model.positions import Rotary
 from toolkit.model.states import States
-from toolkit.model.tokenizers.descriptors import DESCRIPTOR
 from toolkit.model.tokens import TokenSet
-from toolkit.model.transformer import CrossBlock, Phases, SelfBlock, key_mask, norm
+from toolkit.model.transformer import CrossBlock, Phases, final_norm_of, key_mask, stack_of
 from toolkit.recipe import PositionTable, TransformerTable
 
 Read = tuple[Tensor, Phases, Tensor]  # what is attended, its phases, and which of it may be
@@ -27,54 +27,107 @@ class Memory:
     tokens: TokenSet
 
 
+@dataclass(frozen=True)
+class Part:
+    """What all predictors of a recipe are built of: the decoder's table, positions, the encoder's width, and how many
+    channels are known by name."""
+
+    table: TransformerTable
+    position: PositionTable
+    width: int
+    names: int
+
+    def placed(self) -> nn.Module | None:
+        """A position code in the decoder's width."""
+        return positions.build(self.position, self.table.width)
+
+    def rotary(self) -> Rotary | None:
+        """Rotary phases, if the recipe has them."""
+        return Rotary(self.position, self.table.head_width) if self.position.rotary else None
+
+    def channel(self) -> nn.Module | None:
+        """A code of channels in the decoder's width."""
+        return channels.build(self.table.channels, self.names, self.table.width)
+
+
 class Queries(nn.Module):
     """Where to predict: a learned token, the position and the channel of each query. Their patches are never read."""
 
-    def __init__(self, table: TransformerTable, position: PositionTable) -> None:
+    def __init__(self, part: Part) -> None:
         super().__init__()
-        self.mask_token = nn.Parameter(torch.empty(table.width))
+        self.mask_token = nn.Parameter(torch.empty(part.table.width))
         nn.init.normal_(self.mask_token, std=0.02)
-        self.position = FourierPositions(position, table.width)
-        self.channel = nn.Linear(DESCRIPTOR, table.width, bias=False)
+        self.position = part.placed()
+        self.channel = part.channel()
 
     def forward(self, tokens: TokenSet) -> Tensor:
         """Queries (B, q, W) at the places of ``tokens``."""
-        return self.mask_token + self.position(tokens.coords) + self.channel(tokens.descriptor)
+        x, place = self.apart(tokens)
+        return x if place is None else x + place
+
+    def apart(self, tokens: TokenSet) -> tuple[Tensor, Tensor | None]:
+        """The queries without their places, and the code of these, both (B, q, W)."""
+        x = self.mask_token.expand(*tokens.valid.shape, -1)
+        if self.channel is not None:
+            x = x + self.channel(tokens)
+        return x, self.position(tokens.coords) if self.position is not None else None
 
 
 class Reading(nn.Module):
     """States of an encoder in the predictor's width, each with its place; class token and registers without one.
 
-    ``beside``: a second memory may be read too, told apart by a learned code.
+    ``beside``: a second memory may be read too, told apart by a learned code. Channels with a learned vector (BM-MAE's
+    contrasts) have it here as well; codes reach a predictor through the queries alone.
     """
 
-    def __init__(self, width: int, table: TransformerTable, position: PositionTable, *, beside: bool) -> None:
+    def __init__(self, part: Part, *, beside: bool) -> None:
         super().__init__()
-        self.project = nn.Linear(width, table.width)
-        self.position = FourierPositions(position, table.width)
-        self.rotary = Rotary(position, table.head_width) if position.rotary else None
-        self.beside = nn.Parameter(0.02 * torch.randn(table.width)) if beside else None
+        as_they_are = not part.table.project and part.width == part.table.width
+        self.project = nn.Identity() if as_they_are else nn.Linear(part.width, part.table.width)
+        self.position = part.placed()
+        self.channel = part.channel() if part.table.channels == "own" else None
+        self.rotary = part.rotary()
+        self.read_extra = part.table.read_extra
+        self.beside = nn.Parameter(0.02 * torch.randn(part.table.width)) if beside else None
 
     def forward(self, states: Tensor, memory: Memory, second: Memory | None = None) -> Read:
         """``states`` (B, n, D), of the memory's tokens -> memory (B, g + n, W), its phases, and what may be attended.
 
         Those of the ``second`` memory, its last states, come after them.
         """
-        read = self._one(states, memory)
-        if second is None or self.beside is None:
-            return read
-        x, phases, valid = self._one(second.states.last, second)
-        return torch.cat([read[0], x + self.beside], dim=1), _join(read[1], phases), torch.cat([read[2], valid], dim=1)
+        x, place, phases, valid = self.apart(states, memory, second)
+        return x if place is None else x + place, phases, valid
 
-    def _one(self, states: Tensor, memory: Memory) -> Read:
-        tokens, extra = memory.tokens, memory.states.extra
-        x = self.project(states) + self.position(tokens.coords)
-        coords, valid = tokens.coords, tokens.valid
+    def apart(self, states: Tensor, memory: Memory, second: Memory | None = None) -> tuple[Tensor, Tensor | None, Phases, Tensor]:
+        """As :meth:`forward`, but the memory without places, and the code of these (zero for class token and registers)."""
+        x, place, valid = self._one(states, memory)
+        phases = self.phases(self._coords(memory))
+        if second is None or self.beside is None:
+            return x, place, phases, valid
+        y, there, seen = self._one(second.states.last, second)
+        both = None if place is None or there is None else torch.cat([place, there], dim=1)
+        phases = _join(phases, self.phases(self._coords(second)))
+        return torch.cat([x, y + self.beside], dim=1), both, phases, torch.cat([valid, seen], dim=1)
+
+    def _one(self, states: Tensor, memory: Memory) -> tuple[Tensor, Tensor | None, Tensor]:
+        tokens, extra = memory.tokens, memory.states.extra if self.read_extra else None
+        x, valid = self.project(states), tokens.valid
+        if self.channel is not None:
+            x = x + self.channel(tokens)
+        place = self.position(tokens.coords) if self.position is not None else None
         if extra is not None:
             x = torch.cat([self.project(extra), x], dim=1)
-            coords = torch.cat([coords.new_zeros(len(x), extra.shape[1], 4), coords], dim=1)
             valid = torch.cat([valid.new_ones(len(x), extra.shape[1]), valid], dim=1)
-        return x, self.phases(coords), valid
+            if place is not None:
+                place = torch.cat([place.new_zeros(len(x), extra.shape[1], place.shape[2]), place], dim=1)
+        return x, place, valid
+
+    def _coords(self, memory: Memory) -> Tensor:
+        """Places (B, g + n, 4) of the memory; class token and registers are at 0."""
+        coords, extra = memory.tokens.coords, memory.states.extra
+        if extra is None or not self.read_extra:
+            return coords
+        return torch.cat([coords.new_zeros(len(coords), extra.shape[1], 4), coords], dim=1)
 
     def phases(self, coords: Tensor) -> Phases:
         """Rotary phases of places, if the recipe has them."""
@@ -91,9 +144,7 @@ class Cross(nn.Module):
 
     def __init__(
         self,
-        table: TransformerTable,
-        position: PositionTable,
-        width: int,
+        part: Part,
         layers: int,
         *,
         mix_layers: bool = False,
@@ -101,13 +152,14 @@ class Cross(nn.Module):
         beside: bool = False,
     ) -> None:
         super().__init__()
+        table = part.table
         self.read_queries = read_queries
-        self.queries = Queries(table, position)
-        self.read = Reading(width, table, position, beside=beside)
+        self.queries = Queries(part)
+        self.read = Reading(part, beside=beside)
         self.mix = nn.Parameter(torch.zeros(table.depth, layers)) if mix_layers else None
-        self.layer_norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.layer_norm = nn.LayerNorm(part.width, elementwise_affine=False)
         self.blocks = nn.ModuleList(CrossBlock(table, table.width) for _ in range(table.depth))
-        self.norm = norm(table.norm, table.width)
+        self.norm = final_norm_of(table)
 
     def forward(self, memory: Memory, queries: TokenSet, second: Memory | None = None) -> Tensor:
         """States (B, q, W) at the places of ``queries``."""
@@ -136,37 +188,35 @@ class Joint(nn.Module):
     """Memory and queries through self-attention together (MAE, 2111.06377): dearer than :class:`Cross`.
 
     ``reveal``: before the last block only this share of the queries can be attended, so that hidden places enter in
-    steps (after DrBERT's gradual unmasking; which blocks is not public, so this is ours).
+    steps (after DrBERT's gradual unmasking; which blocks is not public, so this is ours). Where positions are for
+    every block, they are added before each.
     """
 
-    def __init__(
-        self,
-        table: TransformerTable,
-        position: PositionTable,
-        width: int,
-        *,
-        reveal: float = 1.0,
-        beside: bool = False,
-    ) -> None:
+    def __init__(self, part: Part, *, reveal: float = 1.0, beside: bool = False) -> None:
         super().__init__()
-        self.reveal = reveal
-        self.queries = Queries(table, position)
-        self.read = Reading(width, table, position, beside=beside)
-        self.blocks = nn.ModuleList(SelfBlock(table) for _ in range(table.depth))
-        self.norm = norm(table.norm, table.width)
+        self.reveal, self.every_block = reveal, part.position.every_block
+        self.queries = Queries(part)
+        self.read = Reading(part, beside=beside)
+        self.blocks = stack_of(part.table)
+        self.norm = final_norm_of(part.table)
 
     def forward(self, memory: Memory, queries: TokenSet, second: Memory | None = None) -> Tensor:
         """States (B, q, W) at the places of ``queries``."""
-        x, phases, valid = self.read(memory.states.last, memory, second)
-        asked = self.queries(queries)
+        x, place, phases, valid = self.read.apart(memory.states.last, memory, second)
+        asked, there = self.queries.apart(queries)
         known, count = x.shape[1], asked.shape[1]
         phases = _join(phases, self.read.phases(queries.coords))
         valid = torch.cat([valid, queries.valid], dim=1)
         x = torch.cat([x, asked], dim=1)
+        if place is not None and there is not None:
+            place = torch.cat([place, there], dim=1)
+            x = x if self.every_block else x + place
+        again = place if self.every_block else None
         shown = known + max(1, round(self.reveal * count))
         early = torch.arange(shown, device=x.device).expand(len(x), -1) if shown < known + count else None
         for number, block in enumerate(self.blocks):
             keys = None if number == len(self.blocks) - 1 else early
+            x = x if again is None else x + again
             x = block(x, phases, key_mask(valid if keys is None else valid[:, :shown]), keys)
         return self.norm(x[:, known:])
 
@@ -174,18 +224,20 @@ class Joint(nn.Module):
 class Chain(nn.Module):
     """Self-attention on what another term predicted, and on nothing else (CAE's decoder, 2202.03026)."""
 
-    def __init__(self, table: TransformerTable, position: PositionTable, width: int) -> None:
+    def __init__(self, part: Part, source: int) -> None:
         super().__init__()
-        self.project = nn.Linear(width, table.width)
-        self.position = FourierPositions(position, table.width)
-        self.channel = nn.Linear(DESCRIPTOR, table.width, bias=False)
-        self.rotary = Rotary(position, table.head_width) if position.rotary else None
-        self.blocks = nn.ModuleList(SelfBlock(table) for _ in range(table.depth))
-        self.norm = norm(table.norm, table.width)
+        self.project = nn.Linear(source, part.table.width)
+        self.position, self.channel, self.rotary = part.placed(), part.channel(), part.rotary()
+        self.blocks = stack_of(part.table)
+        self.norm = final_norm_of(part.table)
 
     def forward(self, predicted: Tensor, queries: TokenSet) -> Tensor:
-        """``predicted`` (B, q, D) at the places of ``queries`` -> (B, q, W)."""
-        x = self.project(predicted) + self.position(queries.coords) + self.channel(queries.descriptor)
+        """``predicted`` (B, q, source) at the places of ``queries`` -> (B, q, W)."""
+        x = self.project(predicted)
+        if self.position is not None:
+            x = x + self.position(queries.coords)
+        if self.channel is not None:
+            x = x + self.channel(queries)
         phases = self.rotary(queries.coords) if self.rotary is not None else None
         valid = key_mask(queries.valid)
         for block in self.blocks:
@@ -194,7 +246,7 @@ class Chain(nn.Module):
 
 
 class Pool(nn.Module):
-    """One vector a sample: mean, maximum, class token, or a learned query's reading of the states.
+    """One vector a sample: mean, maximum, class token, or a learned query's reading of the states (``attention``, ``query``).
 
     ``mix_layers``: of all layers, the embedding included, as REVE's global token (2510.21585) reads them.
     """
@@ -202,7 +254,9 @@ class Pool(nn.Module):
     def __init__(self, width: int, heads: int, kind: str, *, mix_layers: bool = False, last_layers: int = 1) -> None:
         super().__init__()
         self.kind, self.mix_layers, self.last_layers = kind, mix_layers, last_layers
-        self.attention = AttentionPool(width, heads) if kind == "attention" else None
+        self.attention: nn.Module | None = AttentionPool(width, heads) if kind == "attention" else None
+        if kind == "query":
+            self.attention = QueryPool(width)
 
     def forward(self, memory: Memory) -> Tensor:
         """(B, D)."""
@@ -218,16 +272,20 @@ class Pool(nn.Module):
 
 
 class Spread(nn.Module):
-    """A vector of the whole sample to every query: beside the query's place through an MLP (REVE's second loss)."""
+    """A vector of the whole sample to every query: beside the query's place through an MLP (REVE's second loss).
 
-    def __init__(self, table: TransformerTable, position: PositionTable, width: int) -> None:
+    The MLP is 4 W wide, and its last linear is the term's head.
+    """
+
+    def __init__(self, part: Part) -> None:
         super().__init__()
-        self.queries = Queries(table, position)
-        self.project = nn.Linear(width, table.width)
-        self.mlp = nn.Sequential(nn.Linear(table.width, table.mlp), nn.ReLU(), nn.Linear(table.mlp, table.width))
+        self.queries = Queries(part)
+        self.project = nn.Linear(part.width, part.table.width)
+        self.width = 4 * part.table.width
+        self.mlp = nn.Sequential(nn.Linear(part.table.width, self.width), nn.ReLU())
 
     def forward(self, vector: Tensor, queries: TokenSet) -> Tensor:
-        """``vector`` (B, D) -> (B, q, W)."""
+        """``vector`` (B, D) -> (B, q, 4 W)."""
         return self.mlp(self.queries(queries) + self.project(vector)[:, None])
 
 

@@ -13,7 +13,8 @@ class States:
     """States of the n tokens that entered an encoder.
 
     ``last`` (B, n, D): after the final norm. ``layers``: depth + 1 of (B, n, D), the embedding and then the output of
-    each block, before the final norm; a convnet has ``last`` only. ``extra`` (B, g, D): class token, then registers.
+    each block, before the final norm; a convnet has ``last`` only, a pyramid the
+    coarsest scale's states, each at the tokens nearest to it, and ``last``. ``extra`` (B, g, D): class token, then registers.
     ``maps``, of a convnet: features of each scale, finest first, (B * C, F, *space), zero where hidden; ``seen`` bool
     (B * C, 1, *coarsest grid): the cells that were visible.
     """

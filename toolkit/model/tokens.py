@@ -71,6 +71,19 @@ class TokenSet:
 PER_TOKEN = ("patches", "coords", "channel", "descriptor", "valid", "scale")  # all but the grid
 
 
+def jittered(tokens: TokenSet, deviation: float, generator: torch.Generator) -> TokenSet:
+    """Tokens whose channels are moved by N(0, ``deviation``) in m along x, y and z, all tokens of a channel alike.
+
+    REVE (2510.21585) trains so: caps do not sit where the atlas has them.
+    """
+    if not deviation:
+        return tokens
+    size, channels = len(tokens.coords), tokens.grid[0]
+    shift = deviation * torch.randn((size, channels, 1, 3), generator=generator).to(tokens.coords.device)
+    places = tokens.coords.unflatten(1, (channels, -1))
+    return replace(tokens, coords=torch.cat([places[..., :3] + shift, places[..., 3:]], dim=-1).flatten(1, 2))
+
+
 def _moved(values: Tensor, device: torch.device) -> Tensor:
     """A tensor on another device; samples that are views of one travel once."""
     if len(values) and values.stride(0) == 0:

@@ -5,6 +5,7 @@ With layer norm and GELU they are the blocks of ViT (2010.11929) and MAE (2111.0
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -20,18 +21,18 @@ class Attention(nn.Module):
 
     def __init__(self, table: TransformerTable, memory_width: int) -> None:
         super().__init__()
-        inner = table.heads * table.head_width
+        inner, biased = table.heads * table.head_width, table.bias == "all"
         self.heads = table.heads
-        self.query = nn.Linear(table.width, inner)
-        self.key_value = nn.Linear(memory_width, 2 * inner)
-        self.out = nn.Linear(inner, table.width)
+        self.query = nn.Linear(table.width, inner, bias=biased)
+        self.key_value = nn.Linear(memory_width, 2 * inner, bias=biased)
+        self.out = nn.Linear(inner, table.width, bias=table.bias != "none")
 
     def forward(self, x: Tensor, memory: Tensor, x_phases: Phases, memory_phases: Phases, valid: Tensor | None) -> Tensor:
-        """x (B, N, width), memory (B, M, memory_width), valid bool (B, M) or None (all) -> (B, N, width)."""
+        """x (B, N, width), memory (B, M, memory_width), valid bool (B, M) or (B, N, M) or None (all) -> (B, N, width)."""
         query = rotate(self._split(self.query(x)), x_phases)  # (B, H, N, D)
         key, value = self.key_value(memory).chunk(2, dim=-1)
         key = rotate(self._split(key), memory_phases)
-        mask = None if valid is None else valid[:, None, None, :]
+        mask = None if valid is None else valid[:, None] if valid.ndim == 3 else valid[:, None, None, :]
         mixed = scaled_dot_product_attention(query, key, self._split(value), attn_mask=mask)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -39,14 +40,31 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class SelfBlock(nn.Module):
-    """x + attention(norm x), then x + MLP(norm x)."""
+class Drop(nn.Module):
+    """Dropout of what a block adds, and of the whole of it for a share ``path`` of the samples (1603.09382); in training."""
 
-    def __init__(self, table: TransformerTable) -> None:
+    def __init__(self, dropout: float, path: float) -> None:
         super().__init__()
-        self.norm1, self.norm2 = norm(table.norm, table.width), norm(table.norm, table.width)
+        self.dropout, self.path = nn.Dropout(dropout), path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, N, width); what stays of it is scaled so that its mean stays."""
+        x = self.dropout(x)
+        if not self.training or not self.path:
+            return x
+        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.path
+        return x * kept / (1 - self.path)
+
+
+class SelfBlock(nn.Module):
+    """x + attention(norm x), then x + MLP(norm x). ``path``: share of the samples that skip either in training."""
+
+    def __init__(self, table: TransformerTable, path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm_of(table), norm_of(table)
         self.attention = Attention(table, table.width)
         self.mlp = mlp(table)
+        self.drop = Drop(table.dropout, path)
 
     def forward(self, x: Tensor, phases: Phases, valid: Tensor | None, keys: Tensor | None = None) -> Tensor:
         """x (B, N, width) -> (B, N, width).
@@ -56,8 +74,8 @@ class SelfBlock(nn.Module):
         """
         inner = self.norm1(x)
         memory, memory_phases = (inner, phases) if keys is None else (gather(inner, keys), _gather_phases(phases, keys))
-        x = x + self.attention(inner, memory, phases, memory_phases, valid)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop(self.attention(inner, memory, phases, memory_phases, valid))
+        return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class CrossBlock(nn.Module):
@@ -65,26 +83,28 @@ class CrossBlock(nn.Module):
 
     def __init__(self, table: TransformerTable, memory_width: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = norm(table.norm, table.width), norm(table.norm, table.width)
+        self.norm1, self.norm2 = norm_of(table), norm_of(table)
         self.attention = Attention(table, memory_width)
         self.mlp = mlp(table)
+        self.drop = Drop(table.dropout, 0.0)
 
     def forward(self, x: Tensor, memory: Tensor, x_phases: Phases, memory_phases: Phases, valid: Tensor | None) -> Tensor:
         """x (B, N, width), memory (B, M, memory_width) -> (B, N, width)."""
-        x = x + self.attention(self.norm1(x), memory, x_phases, memory_phases, valid)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop(self.attention(self.norm1(x), memory, x_phases, memory_phases, valid))
+        return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class GatedMLP(nn.Module):
     """(a x) * activation(b x), then linear: GEGLU with GELU, SwiGLU with SiLU (2002.05202), ``hidden`` units each for a and b.
 
-    As in the paper but with biases. The paper cuts ``hidden`` to two thirds so that parameters stay equal; a recipe
-    says what it wants.
+    As in the paper but for biases, which a recipe may leave out. The paper cuts ``hidden`` to two thirds so that
+    parameters stay equal; a recipe says what it wants.
     """
 
-    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+    def __init__(self, width: int, hidden: int, activation: nn.Module, bias: bool = True) -> None:
         super().__init__()
-        self.up, self.down, self.activation = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width), activation
+        self.up, self.down = nn.Linear(width, 2 * hidden, bias=bias), nn.Linear(hidden, width, bias=bias)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., width) -> (..., width)."""
@@ -94,15 +114,36 @@ class GatedMLP(nn.Module):
 
 def mlp(table: TransformerTable) -> nn.Module:
     """The block's MLP: linear, exact GELU, linear; or a gated one."""
-    gates = {"geglu": nn.GELU, "swiglu": nn.SiLU}
+    gates, biased = {"geglu": nn.GELU, "swiglu": nn.SiLU}, table.bias != "none"
     if table.activation in gates:
-        return GatedMLP(table.width, table.mlp, gates[table.activation]())
-    return nn.Sequential(nn.Linear(table.width, table.mlp), nn.GELU(), nn.Linear(table.mlp, table.width))
+        return GatedMLP(table.width, table.mlp, gates[table.activation](), biased)
+    up, down = nn.Linear(table.width, table.mlp, bias=biased), nn.Linear(table.mlp, table.width, bias=biased)
+    return nn.Sequential(up, nn.GELU(), down)
 
 
-def norm(kind: str, width: int) -> nn.Module:
-    """``layer`` or ``rms`` (1910.07467) over the last axis; 1e-6 as in MAE's code, not torch's 1e-5."""
-    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[kind](width, eps=1e-6)
+def norm_of(table: TransformerTable) -> nn.Module:
+    """``layer`` or ``rms`` (1910.07467) over the last axis; 1e-6 by default as in MAE's code, not torch's 1e-5."""
+    return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[table.norm](table.width, eps=table.eps)
+
+
+def final_norm_of(table: TransformerTable) -> nn.Module:
+    """The norm after the last block, if the table has one."""
+    return norm_of(table) if table.final_norm else nn.Identity()
+
+
+def stack_of(table: TransformerTable) -> nn.ModuleList:
+    """The blocks of a table; the later, the more samples skip them."""
+    last = max(1, table.depth - 1)
+    return nn.ModuleList(SelfBlock(table, table.drop_path * number / last) for number in range(table.depth))
+
+
+def init_normal(module: nn.Module) -> None:
+    """Linears of a module from a normal with deviation .02, cut at three of them, as REVE's (2510.21585); zero bias."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.06, b=0.06)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -60,7 +60,8 @@ class Distance(nn.Module):
         predicted, target, counts = compared.predicted.float(), compared.target.float(), compared.counts
         directed = self.kind in ("cosine", "sce")  # zero has no direction
         guess = torch.zeros_like(target) if compared.zero and not directed else _mean_of(target, counts)
-        return Measured(mean(measure(predicted, target), counts), mean(measure(guess, target.detach()), counts).detach())
+        loss, level = measure(predicted, target), measure(guess, target.detach())
+        return Measured(mean(loss, counts, compared.channels), mean(level, counts, compared.channels).detach())
 
     def _codes(self, compared: Compared) -> Measured:
         """The trivial level is the entropy of the codes in the batch: always saying how frequent each is."""
@@ -99,8 +100,13 @@ class Distance(nn.Module):
         return Measured(entropy_loss(z).loss, level.loss.to(z.device))
 
 
-def mean(each: Tensor, counts: Tensor) -> Tensor:
-    """Mean of (B, q) over what counts; 0 when nothing does."""
+def mean(each: Tensor, counts: Tensor, channels: Tensor | None = None) -> Tensor:
+    """Mean of (B, q) over what counts; 0 when nothing does.
+
+    ``channels`` int64 (B, q): the sum over them of the mean of each; one of which nothing counts adds 0.
+    """
+    if channels is not None:
+        return torch.stack([mean(each, counts & (channels == number)) for number in channels.unique()]).sum()
     return each.masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
 
 

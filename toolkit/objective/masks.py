@@ -13,7 +13,11 @@ Constant counts keep every tensor dense. The ways to hide, mixed within a batch 
 - budgets: shares of what stays visible drawn for groups of channels from a flat Dirichlet distribution (MultiMAE,
   2204.01678; BM-MAE, 2505.00568);
 - prefix: all that comes after a cut in time, or where there is no time beyond a plane of random direction (TokenUnify,
-  2405.16847, cuts in raster order).
+  2405.16847, cuts in raster order);
+- spacetime: balls of electrodes for a few patches of time, and a share of the channels throughout (REVE, 2510.21585). REVE
+  counts what it hides at each step of time, here in the whole sample; its code writes the indices of these masks in
+  another order than that of its tokens, and so trains on nearly random ones, and cuts balls by channel number. Neither is
+  followed.
 
 A group is a channel, or channels that the recipe names together: the six limb leads are linear
 combinations of two of them (III = II - I, aVR = -(I + II) / 2, ...), so one alone would be given away.
@@ -28,7 +32,8 @@ import torch
 from torch import Tensor
 
 from toolkit.model.tokens import TokenSet
-from toolkit.objective.places import TIME, blocks, places, regions
+from toolkit.objective.guided import by_neighbourhood, raced, weights
+from toolkit.objective.places import TIME, blocks, even_odds, neighbours, places, regions, spacetime
 from toolkit.recipe import MaskTable, WaysTable
 
 RAGGED = 1e-12  # breaks ties between the rows of one time step at random
@@ -48,15 +53,21 @@ class Mask:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the ways beyond the grid look at: ``place`` (B, N, 5), ``group`` int64 (B, N) of channels, ``valid`` (B, N)."""
+    """What the ways beyond the grid look at.
+
+    ``place`` (B, N, 5), ``group`` int64 (B, N) of channels, ``valid`` (B, N), ``coords`` (B, N, 4); ``steps`` of time, the
+    tokens' last axis, 1 where there is no time.
+    """
 
     place: Tensor
     group: Tensor
     valid: Tensor
+    coords: Tensor
+    steps: int
 
     def rows(self, index: Tensor) -> Layout:
         """Some of the samples."""
-        return Layout(self.place[index], self.group[index], self.valid[index])
+        return Layout(self.place[index], self.group[index], self.valid[index], self.coords[index], self.steps)
 
 
 def num_visible(tokens: int, ratio: float) -> int:
@@ -73,8 +84,10 @@ class MaskSampler:
         for number, group in enumerate(table.groups_of_channels):
             self.group_of[[names.index(name) for name in group]] = number
 
-    def sample(self, tokens: TokenSet, generator: torch.Generator, done: float = 0.0) -> Mask:
+    def sample(self, tokens: TokenSet, generator: torch.Generator, done: float = 0.0, salience: Tensor | None = None) -> Mask:
         """Split the tokens, ``done`` (0 to 1) being the share of the run that is over. The mask is on the CPU.
+
+        ``salience`` (B, N) on the CPU, for a guided mask; without it, as where there is no teacher, that is random.
 
         The ratio holds of the valid tokens of each sample. At ratio 0 all are visible, in their order.
         """
@@ -91,11 +104,19 @@ class MaskSampler:
             score = self._on_grid(way.clamp(max=BLOCKS - 1), first, tokens.grid, generator)
         if bool((way >= BLOCKS).any()):
             group = first[:, :, None].expand(-1, -1, count // tokens.grid[0]).flatten(1)
-            layout = Layout(places(tokens), group, valid)
-            for number, scored in enumerate((self._blocks, self._regions, self._budgets, self._prefix), BLOCKS):
+            coords = tokens.coords.cpu()
+            steps = tokens.grid[-1] if bool((coords[..., TIME] != coords[:, :1, TIME]).any()) else 1
+            layout = Layout(places(tokens), group, valid, coords, steps)
+            scorers = self._blocks, self._regions, self._budgets, self._prefix, self._spacetime
+            for number, scored in enumerate(scorers, BLOCKS):
                 rows = (way == number).nonzero()[:, 0]
                 if len(rows):
                     score[rows] = scored(layout.rows(rows), visible[rows], generator)
+        salience = salience if self.table.guided else None
+        if self.table.neighbourhoods:
+            score = by_neighbourhood(score, tokens, self.table.neighbourhoods, salience)
+        elif salience is not None:
+            score = raced(score, weights(salience, valid))
         return share_out(score, valid, visible, num_visible(count, ratio))
 
     def stage(self, done: float) -> tuple[float, WaysTable]:
@@ -174,10 +195,26 @@ class MaskSampler:
         along = torch.where(timed, place[..., TIME], (place[..., :TIME] @ direction)[..., 0])
         return along.double() + 1e-6 * _noise(tuple(along.shape), generator)
 
+    def _spacetime(self, layout: Layout, visible: Tensor, generator: torch.Generator) -> Tensor:
+        """Scores (B, N) that hide some places throughout and balls of places for ``length_patches`` steps."""
+        table, steps = self.table, layout.steps
+        valid = layout.valid.unflatten(1, (-1, steps))
+        there, place, group = valid.any(2), layout.coords[:, ::steps, :TIME], layout.group[:, ::steps]
+        held = torch.zeros_like(there)
+        if table.hold:
+            near = neighbours(place, group, there, table.hold_radius_m)
+            count = (table.hold * there.sum(1) + torch.rand(len(there), generator=generator)).long()
+            order = spacetime(near, even_odds(near), there[..., None], held, 1, count, generator)[..., 0]
+            held = (order.argsort(1).argsort(1) < count[:, None]) & there
+        near = neighbours(place, group, there, table.radius_m)
+        hidden = layout.valid.sum(1) - visible
+        return -spacetime(near, even_odds(near), valid, held, table.length_patches, hidden, generator).flatten(1)
+
 
 def odds_of(ways: WaysTable) -> Tensor:
-    """The odds in the order in which the ways are numbered, (8,)."""
-    return torch.tensor([ways.random, ways.spans, ways.gaps, ways.groups, ways.blocks, ways.regions, ways.budgets, ways.prefix])
+    """The odds in the order in which the ways are numbered, (9,)."""
+    first = [ways.random, ways.spans, ways.gaps, ways.groups]
+    return torch.tensor([*first, ways.blocks, ways.regions, ways.budgets, ways.prefix, ways.spacetime])
 
 
 def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

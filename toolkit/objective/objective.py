@@ -13,10 +13,14 @@ from toolkit.model.branch import Prediction
 from toolkit.model.fills import partners_of
 from toolkit.model.masked import MaskedModel
 from toolkit.model.tokenizers.base import Tokenizer
-from toolkit.model.tokens import TokenSet, gather
+from toolkit.model.tokenizers.points import PointGroups
+from toolkit.model.tokens import TokenSet, gather, jittered
 from toolkit.objective import targets
+from toolkit.objective.beams import Sample, resampled
 from toolkit.objective.distances import Distance, mean
 from toolkit.objective.gates import reverse
+from toolkit.objective.guided import kept
+from toolkit.objective.image_teacher import Guidance, ImageTeacher
 from toolkit.objective.masks import MaskSampler
 from toolkit.objective.scale import step_generator, visible_scale
 from toolkit.objective.scene import Scene, subset
@@ -25,7 +29,7 @@ from toolkit.objective.targets import Compared
 from toolkit.objective.teacher import Teacher
 from toolkit.recipe import Recipe, TermTable
 
-LEARNED = ("latent", "pooled", "content", "coordinate")  # targets made by weights
+LEARNED = ("latent", "pooled", "content", "coordinate", "view")  # targets made by weights
 RANK_TOKENS = 2048  # states that the effective rank is taken of
 
 
@@ -44,19 +48,23 @@ class TermScore:
 
 @dataclass(frozen=True)
 class Scored:
-    """The weighted sum of the terms' losses and of their trivial levels, each term, and the effective rank of the states."""
+    """The weighted sum of the terms' losses and of their trivial levels, each term, and the effective rank of the states.
+
+    ``salient``: shares of the most salient tokens, and of all, that the first pass left visible, where masks are guided.
+    """
 
     loss: Tensor
     trivial: Tensor
     terms: dict[str, TermScore] = field(default_factory=dict)
     rank: float | None = None
+    salient: tuple[float, float] | None = None
 
 
 class Objective(nn.Module):
     """Model, teacher and targets of a recipe; calling it scores a batch.
 
-    ``subjects``: all names that batches may hold. ``frozen``: the encoder of the model that teaches, for a recipe with
-    such a teacher.
+    ``subjects``: all names that batches may hold. ``frozen``: the encoder of the model that teaches, ``pictures``: the
+    teacher of pictures, for a recipe with such a teacher.
     """
 
     def __init__(
@@ -67,13 +75,17 @@ class Objective(nn.Module):
         subjects: Sequence[str] = (),
         frozen: nn.Module | None = None,
         frozen_width: int | None = None,
+        pictures: ImageTeacher | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.tokenizer = recipe, tokenizer
         self.model = model
         self.number = {name: number for number, name in enumerate(subjects)}
-        self.teacher = Teacher(recipe.teacher, model.encoder, frozen) if recipe.teacher is not None else None
-        width = frozen_width or recipe.encoder.width
+        shown = recipe.teacher is not None and recipe.teacher.kind == "image"
+        assert shown == (pictures is not None)
+        self.teacher = Teacher(recipe.teacher, model.encoder, frozen) if recipe.teacher is not None and not shown else None
+        self._pictures = [pictures]  # in a list: given from outside, it is no part of what a checkpoint holds
+        width = pictures.width if pictures is not None else frozen_width or recipe.encoder.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.training.seed + 1)
             self.targets = nn.ModuleList(targets.build(recipe, t, tokenizer, len(subjects), width) for t in recipe.terms)
@@ -117,7 +129,9 @@ class Objective(nn.Module):
             sum((t.weight * getattr(scores[t.name], key) for t in self.recipe.terms), torch.zeros((), device=device))
             for key in ("loss", "trivial")
         )
-        return Scored(loss, trivial, scores, _rank(scene) if detail else None)
+        if not detail:
+            return Scored(loss, trivial, scores)
+        return Scored(loss, trivial, scores, _rank(scene), _salient(scene) if self.masks[0].table.guided else None)
 
     def after_step(self, step: int) -> None:
         """After an optimizer step: the teacher follows."""
@@ -126,14 +140,17 @@ class Objective(nn.Module):
             self.teacher.follow((step + 1) / self.recipe.training.steps, others)
 
     def _scene(self, batch: Batch, step: int, device: torch.device, done: float, generator: torch.Generator) -> Scene:
-        views = self._views(batch, device, generator)
+        samples = self._samples(batch, generator)
+        views = self._views(samples, device, generator)
         subjects = torch.tensor([self.number.get(name, 0) for name in batch.subjects], device=device)
         repeats = [table.repeat for table in self.recipe.passes]
-        scene = Scene(views, [], [], repeats, subjects, self.teacher)
+        scene = Scene(samples, views, [], [], repeats, subjects, self.teacher)
         for number, table in enumerate(self.recipe.passes):
             tokens = views[number].repeated(table.repeat)
             which = () if number == 0 else (2, number)
-            mask = self.masks[number].sample(tokens, step_generator(self.recipe.training.seed, step, *which), done)
+            guidance = self._guidance(scene, number)
+            salience = guidance.salience.cpu() if guidance is not None else None
+            mask = self.masks[number].sample(tokens, step_generator(self.recipe.training.seed, step, *which), done, salience)
             visible, hidden = mask.visible.to(device), mask.hidden.to(device)
             factor = visible_scale(tokens, visible)[..., None]
             partners = None
@@ -144,19 +161,43 @@ class Objective(nn.Module):
             scene.factors.append(factor)
         return scene
 
-    def _views(self, batch: Batch, device: torch.device, generator: torch.Generator) -> list[TokenSet]:
-        """The tokens of each pass."""
-        plain = self.tokenizer.tokenize(batch, device)
-        found = []
+    def _guidance(self, scene: Scene, number: int) -> Guidance | None:
+        """What a teacher of pictures says of the tokens of a pass."""
+        if (pictures := self._pictures[0]) is None:
+            return None
+        view, before = scene.views[number], [n for n in range(number) if scene.views[n] is scene.views[number]]
+        if before:  # the same view, looked at again
+            said = scene.guidance[before[0]]
+        else:
+            assert isinstance(self.tokenizer, PointGroups)
+            said = pictures.to(view.patches.device)(view, self.tokenizer.untokenize(view.patches, view.coords))
+        scene.guidance.append(said)
+        return said.repeated(self.recipe.passes[number].repeat)
+
+    def _samples(self, batch: Batch, generator: torch.Generator) -> list[Sample]:
+        """What each pass looks at."""
+        plain, found = Sample.plain(batch), []
         for table in self.recipe.passes:
             if table.view == "other":
                 assert batch.other is not None
-                found.append(self.tokenizer.tokenize(batch.other, device))
-            elif table.view == "style":
-                partner = torch.randperm(len(plain.patches), generator=generator).to(device)
-                found.append(self.tokenizer.restyle(plain, partner))
+                found.append(Sample.plain(batch.other))
             else:
-                found.append(plain)
+                found.append(resampled(batch, generator, self.tokenizer.least) if table.view == "beams" else plain)
+        return found
+
+    def _views(self, samples: Sequence[Sample], device: torch.device, generator: torch.Generator) -> list[TokenSet]:
+        """The tokens of each pass."""
+        tokens: dict[int, TokenSet] = {}
+        for key, sample in {id(sample): sample for sample in samples}.items():
+            cut = self.tokenizer.tokenize(sample.batch, device)
+            tokens[key] = jittered(cut, self.recipe.position.jitter_m, generator)
+        found = []
+        for table, sample in zip(self.recipe.passes, samples, strict=True):
+            view = tokens[id(sample)]
+            if table.view == "style":
+                partner = torch.randperm(len(view.patches), generator=generator).to(device)
+                view = self.tokenizer.restyle(view, partner)
+            found.append(view)
         return found
 
     def _queries(self, term: TermTable, scene: Scene, generator: torch.Generator) -> Tensor:
@@ -181,7 +222,7 @@ class Objective(nn.Module):
         measure = distance.elementwise()
         if term.target in ("raw", "patch_norm") and term.queries in ("hidden", "next") and measure is not None:
             copied = self._copied(term, scene, prediction)
-            copy = float(mean(measure(copied.float(), compared.target.float()), compared.counts))
+            copy = float(mean(measure(copied.float(), compared.target.float()), compared.counts, compared.channels))
         return replace(score, copy=copy, predicted=predicted, target=target, learned=term.target in LEARNED)
 
     def _copied(self, term: TermTable, scene: Scene, prediction: Prediction) -> Tensor:
@@ -202,6 +243,12 @@ def _gated(term: TermTable, prediction: Prediction) -> Prediction:
     if term.gate == "reverse":
         return replace(prediction, values=reverse(prediction.values, term.gate_scale or 1.0))
     return replace(prediction, values=prediction.values.detach()) if term.gate == "stop" else prediction
+
+
+def _salient(scene: Scene) -> tuple[float, float]:
+    """See ``Scored.salient``."""
+    look = scene.looks[0]
+    return kept(scene.guidance[0].repeated(scene.repeats[0]).salience, look.visible, look.tokens.valid)
 
 
 def _rank(scene: Scene) -> float:

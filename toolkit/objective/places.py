@@ -1,4 +1,4 @@
-"""Where tokens lie beside one another: places scaled to the sample, connected blocks of them, and regions.
+"""Where tokens lie beside one another: places scaled to the sample, connected blocks of them, balls in time, and regions.
 
 One rule for grids and sets: tokens are neighbours by their coordinates, never by their number in the sample.
 """
@@ -14,6 +14,7 @@ from toolkit.model.tokens import TokenSet
 TIME, CHANNEL = 3, 4  # columns of places, after x, y, z
 LEAST_SIDE = 0.01  # of a block, so that nothing is divided by 0
 EDGE = 1 + 1e-4  # a token on the side of a block is inside it, whatever the rounding
+EVENING = 30  # steps of Lucy's iteration; more of them hide all electrodes still more alike, and leave some never a seed
 
 
 def places(tokens: TokenSet) -> Tensor:
@@ -105,3 +106,71 @@ def _distance(axes: list[Tensor], seed: Tensor, half: Tensor) -> Tensor:
     for number, axis in enumerate(axes):
         squares = squares + ((axis - axis.gather(1, seed)) / half[:, number, None]).double().square()
     return squares.sqrt()
+
+
+def neighbours(place: Tensor, group: Tensor, valid: Tensor, radius: float) -> Tensor:
+    """Which places are hidden together: place (B, S, 3), group int64 (B, S), valid (B, S) -> bool (B, S, S).
+
+    Those of a group, and those within ``radius``, in the unit of the places. A channel that nobody located has the place
+    0, 0, 0 and no neighbour.
+    """
+    known = (place != 0).any(2)
+    near = (torch.cdist(place.double(), place.double(), compute_mode=EXACT) <= radius * EDGE) & known[:, :, None] & known[:, None]
+    near |= group[:, :, None] == group[:, None]
+    return near & valid[:, :, None] & valid[:, None] | torch.eye(valid.shape[1], dtype=torch.bool)
+
+
+def even_odds(near: Tensor) -> Tensor:
+    """Odds of the middles of balls with which all places are covered nearly alike: near bool (B, S, S) -> (B, S).
+
+    With equal odds places that have many neighbours would be hidden more often. Lucy's iteration (1974) keeps odds positive.
+    """
+    balls = near.float()
+    size = balls.sum(2)
+    odds = 1 / size
+    for _ in range(EVENING):
+        odds = odds * torch.bmm(balls, 1 / torch.bmm(balls, odds[..., None]))[..., 0] / size
+    return odds / odds.sum(1, keepdim=True)
+
+
+def spacetime(
+    near: Tensor, odds: Tensor, valid: Tensor, held: Tensor, length: int, count: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Cover ``count`` int64 (B,) valid tokens of each sample: float64 (B, S, T), the ``count`` lowest are covered.
+
+    First come the places ``held`` (B, S), whole; then blocks of all that is ``near`` (B, S, S) a place for ``length`` steps.
+    A block holds a token that was not covered, its place drawn by ``odds`` (B, S). It may begin before the sample or end
+    behind it, so that all times are covered alike. The last block loses places at random, and of one place its end.
+    """
+    size, places_, steps = valid.shape
+    time = torch.arange(steps)
+    starts, weight = _starts(steps, length)
+    left = torch.rand((size, places_, steps), generator=generator).clamp(min=1e-9).log_().neg_()
+    left = (left / (odds[..., None] * weight)).masked_fill_(~valid | held[..., None], torch.inf)  # the lowest is the next seed
+    block = torch.full((size, places_, steps), float("inf"), dtype=torch.float64)
+    block.masked_fill_(valid & held[..., None], 0.0)
+    done = (valid & held[..., None]).flatten(1).sum(1)
+    rows = torch.arange(size)
+    for number in range(1, places_ * steps + 1):
+        going = done < count
+        if not bool(going.any()):
+            break
+        seed = left.flatten(1).argmin(1)
+        site, at = seed // steps, seed % steps
+        begin = at - torch.searchsorted(starts[at], torch.rand((size, 1), generator=generator)).clamp(max=length - 1)[:, 0]
+        inside = (time >= begin[:, None]) & (time < begin[:, None] + length)
+        new = near[rows, site][:, :, None] & inside[:, None] & (left < torch.inf) & going[:, None, None]
+        block.masked_fill_(new, float(number))
+        left.masked_fill_(new, torch.inf)
+        done += new.flatten(1).sum(1)
+    cut = torch.rand((size, places_, 1), generator=generator, dtype=torch.float64)
+    return block.nan_to_num(posinf=places_ * steps + 1.0) + 0.99 * cut + 0.009 / steps * time
+
+
+def _starts(steps: int, length: int) -> tuple[Tensor, Tensor]:
+    """Blocks that hold a step of time begin 0 to ``length`` - 1 steps before it: cumulated odds (T, length) of how many, and
+    weights (T,) of the steps themselves, with which each of the T + length - 1 blocks is as likely as any other."""
+    begin = torch.arange(steps)[:, None] - torch.arange(length)
+    share = 1 / ((begin + length).clamp(max=steps) - begin.clamp(min=0)).float()
+    weight = share.sum(1)
+    return (share / weight[:, None]).cumsum(1).contiguous(), weight

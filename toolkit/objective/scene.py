@@ -9,7 +9,11 @@ from torch import Tensor
 
 from toolkit.model.look import Look
 from toolkit.model.states import States
+from toolkit.model.tokenizers.points import EXACT
 from toolkit.model.tokens import TokenSet
+from toolkit.objective.beams import Sample
+from toolkit.objective.boxes import boxes_of
+from toolkit.objective.image_teacher import Guidance
 from toolkit.objective.scale import visible_scale
 from toolkit.objective.teacher import Teacher
 
@@ -18,14 +22,16 @@ from toolkit.objective.teacher import Teacher
 class Scene:
     """``views``: the tokens of each pass in the data's own scale, one row a sample; ``looks``: the passes carried out, with
     ``repeats`` rows a sample, in the scale of what is visible, of which ``factors`` (B, N, 1) are the units;
-    ``subjects`` int64 (B,)."""
+    ``samples``: what the views are of, one a pass; ``subjects`` int64 (B,)."""
 
+    samples: list[Sample]
     views: list[TokenSet]
     looks: list[Look]
     factors: list[Tensor]
     repeats: list[int]
     subjects: Tensor
     teacher: Teacher | None
+    guidance: list[Guidance] = field(default_factory=list)
     _taught: dict[tuple[int, bool], States] = field(default_factory=dict)
 
     def taught(self, number: int, *, hidden_only: bool = False) -> States:
@@ -42,6 +48,15 @@ class Scene:
                 seen = replace(view, patches=view.patches / visible_scale(view, everything)[..., None])
                 self._taught[key] = repeated_states(self.teacher.states(seen), self.repeats[number])
         return self._taught[key]
+
+    def boxes(self, number: int, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The boxes in which ``places`` (B, q, 3) of a pass lie, as seen from there (B, q, 8), and which lie in one (B, q)."""
+        sample, times, device = self.samples[number], self.repeats[number], places.device
+        boxes = boxes_of(sample.whole).moved(sample.turn, sample.scale).repeated(times).to(device)
+        points, valid = (each.to(device).repeat_interleave(times, dim=0) for each in sample.points())
+        apart = torch.cdist(places, points, compute_mode=EXACT).masked_fill(~valid[:, None], torch.inf)
+        box = boxes.of.gather(1, apart.argmin(-1))
+        return boxes.seen_from(box.clamp(min=0), places), box >= 0
 
 
 def repeated_states(states: States, times: int) -> States:

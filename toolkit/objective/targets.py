@@ -31,12 +31,14 @@ class Compared:
     """``predicted`` and ``target`` (B, q, ...), and which of them count, bool (B, q).
 
     ``zero``: predicting zero is the trivial level (the channel's mean, in its scale), else predicting the targets' mean.
+    ``channels`` int64 (B, q): where losses are means of each, summed over them.
     """
 
     predicted: Tensor
     target: Tensor
     counts: Tensor
     zero: bool = False
+    channels: Tensor | None = None
 
 
 class Target(nn.Module):
@@ -49,6 +51,10 @@ class Target(nn.Module):
     def forward(self, scene: Scene, prediction: Prediction, others: dict[str, Prediction]) -> Compared:
         """``others``: the predictions of all terms, by name."""
         raise NotImplementedError
+
+    def channels(self, tokens: TokenSet, queries: Tensor) -> Tensor | None:
+        """The queries' channels by number, where the term's loss is summed over them."""
+        return tokens.channel.gather(1, queries) if self.term.sum_channels else None
 
     def followed(self) -> Sequence[Pair]:
         """Modules of the target that follow ones that learn."""
@@ -76,7 +82,8 @@ class Patches(Target):
         look, queries = scene.looks[self.term.on], _places(prediction)
         unit = gather(scene.factors[self.term.on], queries)
         target = gather(look.tokens.patches, queries) * unit
-        return Compared(prediction.values * unit, target, counted(look.tokens, queries), zero=True)
+        channels = self.channels(look.tokens, queries)
+        return Compared(prediction.values * unit, target, counted(look.tokens, queries), zero=True, channels=channels)
 
 
 class Computed(Target):
@@ -90,7 +97,8 @@ class Computed(Target):
         """See :class:`Target`."""
         look, queries = scene.looks[self.term.on], _places(prediction)
         target = self.compute(gather(look.tokens.patches, queries).float())
-        return Compared(prediction.values, target, counted(look.tokens, queries), zero=True)
+        channels = self.channels(look.tokens, queries)
+        return Compared(prediction.values, target, counted(look.tokens, queries), zero=True, channels=channels)
 
 
 class Spectrum(Target):
@@ -270,6 +278,56 @@ class Subject(Target):
         return Compared(logits[:, None, None], who[:, None, None], torch.ones_like(who, dtype=torch.bool)[:, None])
 
 
+class Box(Target):
+    """The box around the cluster that a token lies in, of the whole cloud as the view turned and scaled it (PSA-SSL, 2503.13914).
+
+    Lengths are in the unit in which the model sees the cloud. Tokens in no cluster do not count.
+    """
+
+    def forward(self, scene: Scene, prediction: Prediction, others: dict[str, Prediction]) -> Compared:
+        """See :class:`Target`."""
+        queries = _places(prediction)
+        at = scene.looks[self.term.on].tokens.take(queries)
+        target, inside = scene.boxes(self.term.on, at.coords[..., :3])
+        return Compared(prediction.values, target, at.valid & inside)
+
+
+class View(Target):
+    """The projected mean state of another pass by the encoder that learns, not by a teacher (SimCLR, 2002.05709).
+
+    One direction of SimCLR's loss, which has both: the gradient goes to both sides.
+    """
+
+    def __init__(self, term: TermTable, width: int) -> None:
+        super().__init__(term)
+        self.project = _mlp(width, PROJECTED)
+
+    def forward(self, scene: Scene, prediction: Prediction, others: dict[str, Prediction]) -> Compared:
+        """See :class:`Target`."""
+        memory = scene.looks[self.term.truth or 0].memory()
+        other = mean(memory.states.last, memory.tokens.valid)
+        both = (self.project(each)[:, None] for each in (prediction.values, other))
+        predicted, target = both
+        return Compared(predicted, target, memory.tokens.valid.any(1, keepdim=True))
+
+
+class Image(Target):
+    """What a teacher of pictures says of each token, by its views of the cloud (I2P-MAE, 2212.06785).
+
+    ``norm``: as for :class:`Latent`. A linear layer brings predictions to the teacher's width.
+    """
+
+    def __init__(self, term: TermTable, width: int, teacher_width: int) -> None:
+        super().__init__(term)
+        self.adapt = nn.Linear(width, teacher_width)
+
+    def forward(self, scene: Scene, prediction: Prediction, others: dict[str, Prediction]) -> Compared:
+        """See :class:`Target`."""
+        number, queries = self.term.on, _places(prediction)
+        said = _normed(scene.guidance[number].repeated(scene.repeats[number]).features, self.term.norm or "layer")
+        return Compared(self.adapt(prediction.values), gather(said, queries), counted(scene.looks[number].tokens, queries))
+
+
 class Nothing(Target):
     """No target: the loss is of the pooled states alone."""
 
@@ -295,6 +353,9 @@ def build(recipe: Recipe, term: TermTable, tokenizer: Tokenizer, subjects: int, 
         "coordinate": lambda: Coordinate(term, recipe),
         "twin": lambda: Twin(term),
         "subject": lambda: Subject(term, width, subjects),
+        "box": lambda: Box(term),
+        "view": lambda: View(term, width),
+        "image": lambda: Image(term, width, teacher_width),
         "none": lambda: Nothing(term),
     }
     return made[term.target]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 
 from toolkit import files
 from toolkit.corpus.labels import Labels
-from toolkit.probing.protocol import ProbeResult, encode, infer_task, make_folds, run_probe
+from toolkit.errors import UsageError
+from toolkit.probing import fewshot
+from toolkit.probing.protocol import Features, ProbeResult, check_head, encode, infer_task, make_folds, run_probe
 from toolkit.probing.rows import LabelledRows
+from toolkit.probing.tune import Tuning
 from toolkit.progress import Progress
-from toolkit.report.figures import confusion_png, regression_png, scores_png
+from toolkit.report.figures import confusion_png, curve_png, regression_png, scores_png
 from toolkit.report.page import Section, write_page
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the labels: the target column, how rows are grouped and split, which head answers."""
+    """What is asked of the labels: the target column, how rows are grouped and split, which head answers.
+
+    Also with how few: so many rows a class (``shots``), or so large a share of the training rows (``fractions``), each
+    drawn ``draws`` times.
+    """
 
     target: str = "label"
     task: str = "auto"
@@ -33,12 +40,16 @@ class Question:
     head: str = "linear"
     seed: int = 0
     bootstrap: int = 1000
+    shots: tuple[int, ...] = ()
+    fractions: tuple[float, ...] = ()
+    draws: int = 3
 
 
 class Probe:
     """A question about labelled rows. Building it checks labels, groups and splits, before any features are computed.
 
-    Raises UsageError: a column that is not there, one class only, one group only, a group on both sides of a split.
+    Raises UsageError: a column that is not there, one class only, one group only, a group on both sides of a split, a
+    head or a number of shots that does not fit the task.
     """
 
     def __init__(self, rows: LabelledRows, labels: Labels, question: Question) -> None:
@@ -46,6 +57,9 @@ class Probe:
         self.cells = labels.column(question.target, "--target").iloc[rows.label_row].tolist()
         self.task = infer_task(self.cells, question.task, question.target)
         self.y = encode(self.cells, self.task)
+        check_head(question.head, self.task)
+        if question.shots and self.task.kind == "regression":
+            raise UsageError(f"'{question.target}' is a quantity, which has no classes to take rows of: use --label-fractions.")
         self.groups, self.group_name = _groups(rows, labels, question)
         split = labels.column(question.split, "--split").iloc[rows.label_row].tolist() if question.split else None
         self.folds, self.split = make_folds(
@@ -59,20 +73,50 @@ class Probe:
             split_column=question.split or "",
         )
 
-    def run(self, features: Mapping[str, NDArray], progress: Progress) -> ProbeResult:
-        """Fit and score every feature matrix (N, F) beside the majority."""
+    def run(self, features: Mapping[str, Features], progress: Progress, tuned: Mapping[str, Tuning] | None = None) -> ProbeResult:
+        """Fit and score every feature matrix (N, F), or tokens, beside the majority; then with fewer labels, if asked.
+
+        ``tuned``: what encoders predict that were trained on the same folds.
+        """
+        asked = self.question
+        sizes = len(asked.shots) + len(asked.fractions)
         fits = max(1, len(features) * len(self.folds))
-        progress.total = fits
-        return run_probe(
+        progress.total = fits + sizes * asked.draws * (len(features) + 1)
+        result = run_probe(
+            features,
+            self.y,
+            self.task,
+            self.groups,
+            self.folds,
+            head=asked.head,
+            seed=asked.seed,
+            bootstrap=asked.bootstrap,
+            progress=lambda done, total, what: progress.update(done, what),
+            tuned=tuned,
+        )
+        if asked.shots:
+            result.few_shot = self._curve("shots", asked.shots, features, progress, fits)
+            result.warnings += fewshot.too_few(asked.shots, self.y, self.task, self.folds)
+        if asked.fractions:
+            before = fits + len(asked.shots) * asked.draws * (len(features) + 1)
+            result.fractions = self._curve("fraction", asked.fractions, features, progress, before)
+        return result
+
+    def _curve(
+        self, by: str, sizes: Sequence[float], features: Mapping[str, Features], progress: Progress, before: int
+    ) -> list[fewshot.Row]:
+        return fewshot.curve(
+            by,
+            sizes,
             features,
             self.y,
             self.task,
             self.groups,
             self.folds,
             head=self.question.head,
+            draws=self.question.draws,
             seed=self.question.seed,
-            bootstrap=self.question.bootstrap,
-            progress=lambda done, total, what: progress.update(done, what),
+            progress=lambda done, what: progress.update(before + done, what),
         )
 
     def document(self, result: ProbeResult) -> dict[str, Any]:
@@ -95,6 +139,8 @@ class Probe:
             "results": rows,
             "kappa": kappa,
             "differences": result.differences,
+            "few_shot": result.few_shot,
+            "fractions": result.fractions,
             "confusion": {k: v.tolist() for k, v in result.confusion.items()},
             "warnings": [*self.rows.warnings, *result.warnings],
         }
@@ -111,8 +157,13 @@ class Probe:
                 images.append(regression_png(out / f"scatter-{name}.png", self.y[tested], predicted[tested], self.task.target))
             elif self.task.kind != "multilabel":
                 images.append(confusion_png(out / f"confusion-{name}.png", result.confusion[name], self.task.classes, name))
+        curves = [
+            _curve_section(by, title, rows, result.main_metric, out)
+            for by, title, rows in (("shots", "Few-shot", result.few_shot), ("fraction", "Label fractions", result.fractions))
+            if rows
+        ]
         self._write_predictions(result, out / "predictions.parquet")
-        write_page(out / "report.html", f"Probe of {self.task.target}", _sections(document, images))
+        write_page(out / "report.html", f"Probe of {self.task.target}", _sections(document, images, curves))
         files.write_json(out / "metrics.json", document)
 
     def _counts(self) -> dict[str, int]:
@@ -150,7 +201,18 @@ def _groups(rows: LabelledRows, labels: Labels, question: Question) -> tuple[NDA
     return np.array(rows.path), "path"
 
 
-def _sections(document: dict[str, Any], images: list[Path]) -> list[Section]:
+def _curve_section(by: str, title: str, rows: list[fewshot.Row], metric: str, out: Path) -> Section:
+    """A figure, written into ``out``, and its numbers."""
+    shown = [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()} for row in rows]
+    image = curve_png(out / f"{title.lower().replace(' ', '-')}.png", rows, by, fewshot.WORDS[by], metric)
+    text = (
+        f"{fewshot.WORDS[by].capitalize()}, drawn {rows[0]['draws']} times from the training groups of each fold; scored on all "
+        "test rows, mean and standard deviation over the draws."
+    )
+    return Section(f"{title} ({metric})", [text], [row for row in shown if row["metric"] == metric], [image])
+
+
+def _sections(document: dict[str, Any], images: list[Path], curves: list[Section]) -> list[Section]:
     metric = document["main_metric"]
     shown = [
         {k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()}
@@ -166,9 +228,10 @@ def _sections(document: dict[str, Any], images: list[Path]) -> list[Section]:
         Section(f"Scores ({metric})", text, [r for r in shown if r["metric"] == metric], images[:1]),
         Section(
             "Differences",
-            ["The model's score minus each baseline's, over the same resamples."],
+            ["A model's score minus those of the baselines and of the models before it, over the same resamples."],
             [{k: (round(v, 4) if isinstance(v, float) else v) for k, v in d.items()} for d in document["differences"]],
         ),
+        *curves,
         Section("Predictions", images=images[1:]),
         Section("All metrics", table=shown),
         Section("Warnings", document["warnings"] or ["None."]),

@@ -1,11 +1,12 @@
 """Recipes: short strict TOML tables, resolved once before anything is built.
 
-Precedence: recipe < its ``[size.NAME]`` table < ``--set`` < flags. A resolved :class:`Recipe` is frozen
-and prints as TOML that reproduces the run.
+Precedence: recipe < its ``[size.NAME]`` table < its ``[preset.NAME]`` table < ``--set`` < flags. A resolved
+:class:`Recipe` is frozen and prints as TOML that reproduces the run.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tomllib
@@ -17,6 +18,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from toolkit.errors import UsageError, did_you_mean
+from toolkit.recipe.added import appended
 from toolkit.recipe.base import Table
 from toolkit.recipe.objective import LossTable, MaskTable, PassTable, TeacherTable, TermTable, WaysTable
 from toolkit.recipe.recipe import Recipe
@@ -28,6 +30,7 @@ from toolkit.recipe.tables import (
     PointData,
     PointTokens,
     PositionTable,
+    PyramidTable,
     SignalData,
     SignalTokens,
     SpectrogramTokens,
@@ -48,6 +51,7 @@ __all__ = [
     "PointData",
     "PointTokens",
     "PositionTable",
+    "PyramidTable",
     "Recipe",
     "SignalData",
     "SignalTokens",
@@ -65,6 +69,7 @@ __all__ = [
     "known_keys",
     "names",
     "parse",
+    "presets",
     "resolve",
     "sizes",
     "source",
@@ -87,6 +92,11 @@ def sizes(name: str) -> list[str]:
     if "data" not in table and isinstance(own, dict):
         return sizes(SYSTEMS[domains_of(name)[0]])
     return list(own) if isinstance(own, dict) else [own]
+
+
+def presets(name: str) -> list[str]:
+    """The presets a recipe offers: as the released code has it, or the paper, where the two differ."""
+    return list(parse(source(name), where=f"recipe '{name}'").get("preset", {}))
 
 
 def domains_of(name_or_file: str) -> tuple[str, ...]:
@@ -128,17 +138,25 @@ def resolve(
     settings: Sequence[str] = (),
     flags: Mapping[str, Any] | None = None,
     domain: str | None = None,
+    with_: Sequence[str] = (),
+    preset: str | None = None,
 ) -> Recipe:
     """Build the resolved recipe.
 
     ``settings`` are ``a.b=value`` strings (values as in TOML, bare words are strings; ``terms.0.weight`` is of the first
     term), ``flags`` maps dotted keys to values; None values are skipped. ``domain`` says which system an objective is
-    laid over (default: the first of its domains). Raises UsageError naming key, value and expectation.
+    laid over (default: the first of its domains). ``preset``: a ``[preset.NAME]`` table of the recipe, laid over it after
+    the size. ``with_``: objectives whose passes and terms come after its own. Raises UsageError naming key, value and
+    expectation.
     """
     table = parse(source(name_or_file), where=f"recipe '{name_or_file}'")
+    chosen = _preset(table, name_or_file, preset)
     table = _sized(table, name_or_file, size) if "data" in table else _laid_over(table, name_or_file, size, domain)
-    for key in ("passes", "terms"):  # what was left out can be set, too
-        table.setdefault(key, [one.model_dump(exclude_unset=True) for one in Recipe.model_fields[key].default])
+    _merge(table, chosen)
+    table = _defaulted(table)
+    for other in with_:
+        build(table, where=f"recipe '{name_or_file}'")  # what is wrong with it is not the other's fault
+        table = _added(table, other)
     for setting in settings:
         key, value = _parse_setting(setting)
         if key == "size":
@@ -148,6 +166,17 @@ def resolve(
         if value is not None:
             _set(table, key, value, key)
     return build(table, where=f"recipe '{name_or_file}'")
+
+
+def _preset(table: dict[str, Any], recipe: str, preset: str | None) -> dict[str, Any]:
+    """The table of a preset, taken out of the recipe's. Raises UsageError."""
+    presets = table.pop("preset", {})
+    if not isinstance(presets, dict) or not all(isinstance(one, dict) for one in presets.values()):
+        raise UsageError(f"Recipe '{recipe}': preset is {presets!r}, expected tables by name.")
+    if preset is not None and preset not in presets:
+        known = did_you_mean(preset, presets) if presets else "It has none."
+        raise UsageError(f"Recipe '{recipe}' has no preset '{preset}'. {known}")
+    return presets[preset] if preset is not None else {}
 
 
 def _sized(table: dict[str, Any], recipe: str, size: str | None) -> dict[str, Any]:
@@ -173,10 +202,20 @@ def _laid_over(table: dict[str, Any], recipe: str, size: str | None, domain: str
         raise UsageError(f"Recipe '{recipe}' does not run on domain '{domain}', but on {', '.join(domains)}.")
     system = SYSTEMS[domain]
     below = parse(source(system), where=f"recipe '{system}'")
+    below.pop("preset", None)
     named = {"domain": domains, "size": tuple(below["size"])}
     whole = _sized(below, system, size)
     for key in ("passes", "terms", "teacher"):
         whole.pop(key, None)
+    for layer in _layers(table, recipe, named, domain, whole["size"]):
+        _merge(whole, layer)
+    return whole | {"domains": [domain]}
+
+
+def _layers(
+    table: dict[str, Any], recipe: str, named: Mapping[str, Sequence[str]], domain: str, size: str
+) -> list[Mapping[str, Any]]:
+    """An objective's own table, then what it has for this domain and for this size; ``named`` are those there are."""
     sizes, by_domain = table.pop("size", {}), table.pop("domain", {})
     for where, layers in (("domain", by_domain), ("size", sizes)):
         if not isinstance(layers, dict) or not all(isinstance(layer, dict) for layer in layers.values()):
@@ -184,9 +223,30 @@ def _laid_over(table: dict[str, Any], recipe: str, size: str | None, domain: str
         for name in layers:
             if name not in named[where]:
                 raise UsageError(f"Recipe '{recipe}': there is no {where} '{name}'. {did_you_mean(name, named[where])}")
-    for layer in (table, by_domain.get(domain, {}), sizes.get(whole["size"], {})):
+    return [table, by_domain.get(domain, {}), sizes.get(size, {})]
+
+
+def _added(table: dict[str, Any], other: str) -> dict[str, Any]:
+    """A recipe's table with the passes and terms of an objective after its own."""
+    own, domain = parse(source(other), where=f"recipe '{other}'"), table["domains"][0]
+    own.pop("preset", None)
+    if "data" in own:
+        raise UsageError(f"Recipe '{other}' is a system with data and a model of its own; --with takes an objective.")
+    named = {"domain": _domains(own, other), "size": sizes(other)}
+    size = table["size"] if table["size"] in named["size"] else None
+    alone = _defaulted(_laid_over(copy.deepcopy(own), other, size, domain))
+    build(alone, where=f"recipe '{other}'")
+    whole: dict[str, Any] = {}
+    for layer in _layers(own, other, named, domain, table["size"]):
         _merge(whole, layer)
-    return whole | {"domains": [domain]}
+    return appended(table, _defaulted(whole) | {"mask": alone["mask"]})
+
+
+def _defaulted(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with the passes and terms that it leaves out, so that they can be set, too."""
+    for key in ("passes", "terms"):
+        table.setdefault(key, [one.model_dump(exclude_unset=True) for one in Recipe.model_fields[key].default])
+    return table
 
 
 def parse(text: str, *, where: str) -> dict[str, Any]:

@@ -24,6 +24,9 @@ Target = Literal[
     "coordinate",
     "twin",
     "subject",
+    "image",
+    "box",
+    "view",
     "none",
 ]
 Distance = Literal["patch", "l1", "l2", "smooth_l1", "cosine", "sce", "ce", "focal", "nce", "sinkhorn", "pairs", "entropy"]
@@ -40,6 +43,7 @@ class WaysTable(Table):
     regions: Odds = 0.0
     budgets: Odds = 0.0
     prefix: Odds = 0.0
+    spacetime: Odds = 0.0
 
     @model_validator(mode="after")
     def _some(self) -> WaysTable:
@@ -61,7 +65,11 @@ class MaskTable(Table):
 
     ``groups_of_channels`` are hidden together: what one of them lacks the others would give away.
     ``block``: sides of a block as shares of the sample's extent. ``keep``: blocks are what stays visible.
-    ``regions``: how many a sample is divided into. ``stages`` change ratio and ways during the run.
+    ``regions``: how many a sample is divided into. ``radius_m`` (in the unit of places, metres for electrodes) and
+    ``length_patches`` of a ball in space and time; ``hold``: the share of the channels that are hidden throughout, in balls of
+    ``hold_radius_m``. ``stages`` change ratio and ways during the run.
+    ``neighbourhoods``: tokens are hidden by whole ones of so many farthest-point centres (0: each on its own). ``guided``:
+    the more salient to a teacher of pictures, the likelier a token stays visible.
     """
 
     ratio: Share
@@ -71,6 +79,12 @@ class MaskTable(Table):
     block: tuple[Share, Share] = (0.1, 0.3)
     keep: bool = False
     regions: Positive = 6
+    radius_m: PositiveFloat = 0.03
+    length_patches: Positive = 3
+    hold: Share = 0.0
+    hold_radius_m: PositiveFloat = 0.04
+    neighbourhoods: Annotated[int, Field(ge=0)] = 0
+    guided: bool = False
     stages: tuple[MaskStage, ...] = ()
 
     @model_validator(mode="after")
@@ -80,6 +94,9 @@ class MaskTable(Table):
             raise ValueError(f"mask.span_patches: got [{low}, {high}], expected 1 <= shortest <= longest")
         if not self.block[0] <= self.block[1]:
             raise ValueError(f"mask.block: got {list(self.block)}, expected least <= greatest share")
+        drawn = [self.ways, *(stage.ways for stage in self.stages if stage.ways is not None)]
+        if self.guided and any(odds for ways in drawn for way, odds in ways.model_dump().items() if way != "random"):
+            raise ValueError("mask.guided: salience weighs a draw at random; set mask.ways = { random = 1.0 }")
         return self
 
 
@@ -92,14 +109,15 @@ class LossTable(Table):
 class PassTable(Table):
     """One look at a sample: the view, the mask, and what stands in for what is hidden.
 
-    ``view``: the sample as it is, another window of the same recording, or the sample in the style of another.
+    ``view``: the sample as it is, another window of the same recording, the sample in the style of another, or, of a
+    cloud, what another scanner would have seen of it (``beams``).
     ``mask``: its own instead of the recipe's. ``fill``: hidden tokens do not enter (``drop``), enter as they are
     (``keep``), or are replaced; of several fills each sample draws one. ``swapped``: this share of the hidden
     tokens holds another token of the sample instead. ``noise``: deviation of the noise, in units of what is
     visible. ``keys = "visible"``: only visible tokens can be attended. ``repeat``: masks a sample.
     """
 
-    view: Literal["plain", "other", "style"] = "plain"
+    view: Literal["plain", "other", "style", "beams"] = "plain"
     mask: MaskTable | None = None
     fill: tuple[Fill, ...] = ("drop",)
     swapped: Share = 0.0
@@ -125,7 +143,8 @@ class TermTable(Table):
     prediction a chain continues, or whose states are compared (``same``) with those of the term ``twin``.
     ``like``: the term whose weights predict for this one too. ``read_queries``: queries are part of what they attend.
     ``mix_layers``: a learned mix of all layers is read. ``last_layers``: the mean of as many. ``reveal``: share of the
-    queries that can be attended before the last block. ``truth``: the pass that the target comes from. ``sees``: what
+    queries that can be attended before the last block. ``truth``: the pass that the target comes from.
+    ``sum_channels``: the loss is the sum over channels of the mean of each, instead of one mean. ``sees``: what
     the teacher sees. ``rate``: how many times the optimizer's rate a classifier of subjects learns at: an adversary
     that does not keep up is none.
     """
@@ -146,12 +165,13 @@ class TermTable(Table):
     mix_layers: bool | None = None
     last_layers: Positive | None = None
     reveal: Annotated[float, Field(gt=0, le=1)] | None = None
-    pool: Literal["mean", "max", "class", "attention"] | None = None
+    pool: Literal["mean", "max", "class", "attention", "query"] | None = None
     gate: Literal["stop", "reverse"] | None = None
     gate_scale: PositiveFloat | None = None
 
     target: Target = "raw"
     truth: Index | None = None
+    sum_channels: bool | None = None
     rate: PositiveFloat | None = None
     twin: str | None = None
     sees: Literal["all", "hidden"] | None = None
@@ -182,9 +202,9 @@ class TermTable(Table):
             raise ValueError(f"terms.loss: '{self.loss}' cannot compare with target '{self.target}' in term '{self.name}'")
         if self.loss == "sce" and self.gamma is not None and self.gamma < 1:
             raise ValueError(f"terms.gamma of term '{self.name}': got {self.gamma}, expected 1 or more for loss = 'sce'")
-        if self.gate is not None and self.pool == "attention":
+        if self.gate is not None and self.pool in ("attention", "query"):
             raise ValueError(
-                f"terms.gate of term '{self.name}': the weights of pool = 'attention' would be gated with the encoder"
+                f"terms.gate of term '{self.name}': the weights of pool = '{self.pool}' would be gated with the encoder"
             )
         if self.gate_scale is not None and self.gate != "reverse":
             raise ValueError(f"terms.gate_scale of term '{self.name}' is for gate = 'reverse'")
@@ -199,7 +219,7 @@ class TermTable(Table):
         return self
 
 
-PER_SAMPLE = ("pooled", "subject", "none")  # targets that a whole sample has, not each token
+PER_SAMPLE = ("pooled", "subject", "view", "none")  # targets that a whole sample has, not each token
 OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "predictor": {
         "none": ("last_layers", "like"),
@@ -211,10 +231,14 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "unet": ("depth",),
     },
     "target": {
+        "raw": ("sum_channels",),
+        "patch_norm": ("sum_channels",),
         "codes": ("codes",),
         "residual_codes": ("codes", "levels"),
         "latent": ("truth", "sees", "layers", "norm"),
+        "image": ("norm",),
         "pooled": ("truth",),
+        "view": ("truth",),
         "subject": ("rate",),
         "twin": ("twin",),
     },
@@ -231,7 +255,7 @@ TARGETS_OF: dict[str, tuple[str, ...]] = {
     "patch": ("raw", "patch_norm"),
     "ce": ("codes", "residual_codes", "subject"),
     "focal": ("codes", "residual_codes", "subject"),
-    "nce": ("content", "coordinate", "latent", "spectrum", "pooled"),
+    "nce": ("content", "coordinate", "latent", "spectrum", "pooled", "view"),
     "sinkhorn": ("latent", "content"),
     "pairs": ("twin",),
     "entropy": ("none",),
@@ -243,6 +267,8 @@ LOSSES_OF: dict[str, tuple[str, ...]] = {
     "content": ("nce", "sinkhorn"),
     "coordinate": ("nce",),
     "twin": ("pairs",),
+    "box": ("l1", "l2", "smooth_l1"),
+    "view": ("nce",),
     "none": ("entropy",),
 }
 
@@ -251,18 +277,19 @@ class TeacherTable(Table):
     """Where latent targets come from.
 
     ``ema``: weights that follow the encoder's, the rate from ``start`` to ``end`` over the run; ``copy``: the encoder's
-    own; ``frozen``: those of the model at ``path``.
+    own; ``frozen``: those of the model at ``path``. ``image``: no tokens' states but the features of pictures, by the image
+    model at ``path``, see toolkit.objective.image_teacher.
     """
 
-    kind: Literal["ema", "copy", "frozen"]
+    kind: Literal["ema", "copy", "frozen", "image"]
     start: Share = 0.996
     end: Share = 1.0
     path: str = ""
 
     @model_validator(mode="after")
     def _fits(self) -> TeacherTable:
-        if self.path and self.kind != "frozen":
-            raise ValueError("teacher.path: the folder of the model that teaches, for teacher.kind = 'frozen' alone")
+        if self.path and self.kind not in ("frozen", "image"):
+            raise ValueError("teacher.path: the model that teaches, for teacher.kind = 'frozen' or 'image' alone")
         if self.kind == "ema" and self.start > self.end:
             raise ValueError(f"teacher.start: {self.start} is above teacher.end = {self.end}")
         return self

@@ -16,6 +16,7 @@ from toolkit.recipe.tables import (
     EmbeddingTable,
     OptimizerTable,
     PositionTable,
+    PyramidTable,
     TrainingTable,
     TransformerTable,
 )
@@ -67,14 +68,14 @@ class Recipe(Table):
     @property
     def pools_by_attention(self) -> bool:
         """Whether a term trains a pooling by attention."""
-        return any(term.pool == "attention" for term in self.terms)
+        return any(term.pool in ("attention", "query") for term in self.terms)
 
     def mask_of(self, number: int) -> MaskTable:
         """The mask of a pass."""
         return self.passes[number].mask or self.mask
 
     def _check_backbone(self) -> None:
-        layers = self.encoder.depth + 1 if isinstance(self.encoder, TransformerTable) else 1
+        layers = self.encoder.layers
         for which, part in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(part, TransformerTable) and part.head_width % 2:
                 raise ValueError(f"{which}.head_width: {part.head_width} is odd; rotary positions turn pairs")
@@ -82,15 +83,32 @@ class Recipe(Table):
                 raise ValueError(f"{which}.head_width: {part.head_width} has fewer pairs than position.rotary has axes")
         if isinstance(self.encoder, ConvTable) and self.tokenizer.kind == "points":
             raise ValueError("encoder.kind: a convnet needs tokens on a grid; for point clouds set tokenizer.kind = 'voxels'")
+        if isinstance(self.encoder, PyramidTable) and self.tokenizer.kind != "points":
+            raise ValueError(f"encoder.kind: a pyramid is of point tokens, tokenizer.kind is '{self.tokenizer.kind}'")
+        if isinstance(self.encoder, PyramidTable) and self.position.rotary:
+            raise ValueError("position.rotary: a pyramid's blocks do not turn queries and keys; use position.code")
+        if (
+            isinstance(self.encoder, ConvTable)
+            and self.tokenizer.kind == "signal"
+            and self.tokenizer.step != self.tokenizer.patch
+        ):
+            raise ValueError(
+                f"tokenizer.stride: patches of {self.tokenizer.patch} samples every {self.tokenizer.stride} overlap, and a "
+                "convnet needs tokens that tile the signal; set tokenizer.stride = 0"
+            )
         if self.decoder.class_token or self.decoder.registers:
             raise ValueError("decoder: class_token and registers are the encoder's")
+        if self.decoder.channels == "projection":
+            raise ValueError("decoder.channels: 'projection' is of patches, which only an encoder reads")
         if not -layers <= self.embedding.layer <= -1:
             raise ValueError(
                 f"embedding.layer: got {self.embedding.layer}, expected -1 (the last) to {-layers} "
                 f"(before the first of {layers - 1} blocks)"
             )
-        if self.embedding.pool == "class" and not getattr(self.encoder, "class_token", False):
-            raise ValueError("embedding.pool: 'class' needs encoder.class_token = true")
+        if self.embedding.after_norm and (self.embedding.layer, self.embedding.layers) != (-1, 1):
+            raise ValueError("embedding.after_norm: the vector is of the last layer alone, embedding.layer = -1")
+        if self.embedding.pool in ("class", "classmax") and not getattr(self.encoder, "class_token", False):
+            raise ValueError(f"embedding.pool: '{self.embedding.pool}' needs encoder.class_token = true")
         if self.embedding.pool == "attention" and not self.pools_by_attention:
             raise ValueError("embedding.pool: 'attention' needs a term that pools by attention, which trains its weights")
 
@@ -103,9 +121,16 @@ class Recipe(Table):
                         f"{did_you_mean(name, self.tokenizer.channels)}"
                     )
 
+            if mask.guided and (self.teacher is None or self.teacher.kind != "image"):
+                raise ValueError("mask.guided: what is salient is said by a teacher of pictures, teacher.kind = 'image'")
+
     def _check_terms(self) -> None:
         if not self.passes or not self.terms:
             raise ValueError("passes and terms: expected at least one of each")
+        if self.teacher is not None and self.teacher.kind == "image" and self.tokenizer.kind != "points":
+            raise ValueError("teacher.kind: 'image' is shown views of a cloud; it needs tokenizer.kind = 'points'")
+        if self.data.axes != "points" and any(each.view == "beams" for each in self.passes):
+            raise ValueError(f"passes.view: 'beams' are of point clouds, data.axes is '{self.data.axes}'")
         names = [term.name for term in self.terms]
         if len(set(names)) < len(names):
             raise ValueError(f"terms.name: {', '.join(names)} are not all different; the log has a line for each")
@@ -129,18 +154,43 @@ def check_term(recipe: Recipe, term: TermTable, before: list[str]) -> None:
         raise ValueError(f"terms.target {where}: 'pooled' needs a teacher that follows, whose projection is learned with it")
     if term.target in ("latent", "pooled") and recipe.teacher is None:
         raise ValueError(f"terms.target {where}: '{term.target}' needs a [teacher]")
+    check_view(recipe, term)
     if (term.predictor == "unet") != isinstance(recipe.encoder, ConvTable) and term.predictor in ("unet", "joint"):
         raise ValueError(f"terms.predictor {where}: '{term.predictor}' does not fit encoder.kind = '{recipe.encoder.kind}'")
     if term.predictor == "none" and own.fill == ("drop",) and term.queries != "visible":
         raise ValueError(f"terms.predictor {where}: 'none' reads states of the hidden tokens, which fill = 'drop' leaves out")
-    if isinstance(recipe.encoder, ConvTable) and own.keys == "visible":
-        raise ValueError(f"passes.keys {where}: a convnet has no attention to limit")
+    if not isinstance(recipe.encoder, TransformerTable) and own.keys == "visible":
+        raise ValueError(f"passes.keys {where}: encoder.kind = '{recipe.encoder.kind}' has no attention to limit")
+    check_image(recipe, term)
     if recipe.mask_of(term.on).ratio == 0 and term.queries in ("hidden", "next") and term.target not in PER_SAMPLE:
         raise ValueError(f"terms.queries {where}: pass {term.on} hides nothing (mask.ratio = 0), so there is nothing to predict")
     if term.loss == "entropy" and recipe.training.batch_size < 2:
         raise ValueError(f"training.batch_size: an entropy {where} needs 2 samples or more")
     if term.pool == "class" and not getattr(recipe.encoder, "class_token", False):
         raise ValueError(f"terms.pool {where}: 'class' needs encoder.class_token = true")
+
+
+def check_image(recipe: Recipe, term: TermTable) -> None:
+    """Raises ValueError where a term's target and the teacher's kind do not fit: pictures, or tokens."""
+    shown = recipe.teacher is not None and recipe.teacher.kind == "image"
+    if term.target == "image" and not shown:
+        raise ValueError(f"terms.target of term '{term.name}': 'image' needs teacher.kind = 'image'")
+    if term.target in ("latent", "pooled") and shown:
+        raise ValueError(f"terms.target of term '{term.name}': a teacher of pictures has no states of tokens; use 'image'")
+
+
+def check_view(recipe: Recipe, term: TermTable) -> None:
+    """Raises ValueError where a term wants boxes that are not there, or a view of another pass that is none."""
+    own = recipe.passes[term.on]
+    if term.target == "box" and (recipe.data.axes != "points" or own.view == "style"):
+        raise ValueError(
+            f"terms.target of term '{term.name}': a 'box' is of a point cloud whose points lie as they were measured, got "
+            f"data.axes = '{recipe.data.axes}', passes.view = '{own.view}'"
+        )
+    if term.target == "view" and (term.truth is None or term.truth == term.on or recipe.passes[term.truth].repeat != own.repeat):
+        raise ValueError(
+            f"terms.truth of term '{term.name}': a 'view' is that of another pass than {term.on}, with as many repeats; name it"
+        )
 
 
 def check_like(term: TermTable, other: TermTable) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from toolkit.recipe.base import Decay, Periods, Positive, PositiveFloat, Share, Table
 
 
 class SignalData(Table):
-    """Signals: channel kinds, the grid they are brought to, and their scaling (one scale a kind of channel, or each its own).
+    """Signals: channel kinds, the grid they are brought to, and their scaling.
 
-    ``most_channels`` is how many channels of a recording a training sample takes; embedding takes all.
+    ``scaling``: each channel less its mean over the window, and over the deviation there of all channels of its ``kind`` or of
+    the ``channel``; or over mean and deviation of the channel in the whole recording (``session``), limited to 15; or ``none``.
+    ``most_channels`` is how many channels of a recording a training sample takes; embedding takes all. ``mixed``: recordings
+    of different numbers of channels share a batch, filled up with channels that count for nothing.
     ``downmix``: the model reads the mean of a recording's channels.
     """
 
@@ -20,8 +23,9 @@ class SignalData(Table):
     kinds: tuple[str, ...]
     rate_hz: PositiveFloat
     window_s: PositiveFloat
-    scaling: Literal["kind", "channel", "none"] = "kind"
+    scaling: Literal["kind", "channel", "session", "none"] = "kind"
     most_channels: Positive = 16
+    mixed: bool = False
     downmix: bool = False
 
     @property
@@ -33,7 +37,11 @@ class SignalData(Table):
 class VolumeData(Table):
     """Volumes: contrasts, the isotropic spacing they are brought to, and the cube that a sample shows.
 
-    Each contrast is scaled to the mean and deviation of its brighter voxels. ``most_channels`` as for signals.
+    Each contrast is scaled to the mean and deviation of its ``bright`` voxels, those above its mean, or of all that are not
+    zero, as skull-stripped ones need (``nonzero``). ``most_channels`` as for signals: with fewer than a session has, a
+    training sample is of a random subset. ``grids``: the contrasts of a session lie on the ``same`` grid, else they are
+    refused, or are brought onto that of the first by what their ``headers`` say. In training alone: ``flips``, the odds that
+    an axis is turned round; ``gain`` and ``shift``, by how much scaled values are multiplied and moved at most.
     """
 
     axes: Literal["volume"]
@@ -41,6 +49,11 @@ class VolumeData(Table):
     spacing_mm: PositiveFloat
     window_mm: PositiveFloat
     most_channels: Positive = 4
+    scaling: Literal["bright", "nonzero"] = "bright"
+    grids: Literal["same", "headers"] = "same"
+    flips: Share = 0.0
+    gain: Decay = 0.0
+    shift: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def window(self) -> float:
@@ -51,12 +64,14 @@ class VolumeData(Table):
 class PointData(Table):
     """Point clouds: how many points a sample takes, of how many rows of the file.
 
-    Coordinates are centred and scaled into the unit sphere.
+    Coordinates are centred and scaled into the unit sphere. ``augment``: while training each axis is then scaled by 2/3 to
+    3/2 and moved by up to 0.2, as Point-MAE (2203.06604) does.
     """
 
     axes: Literal["points"]
     points: Positive
     window_rows: Positive
+    augment: bool = False
 
     @property
     def window(self) -> float:
@@ -67,13 +82,22 @@ class PointData(Table):
 class SignalTokens(Table):
     """Signal patches: samples a patch, and the channels that masks know by name (groups of channels).
 
+    ``stride``: samples from one patch to the next, fewer than a patch where they overlap (0: a patch).
+    ``normed``: patches are embedded between two layer norms, as CSFM's code does: their amplitude is not seen.
     ``identity`` is by channel name, or by ``place``: channels with a position are told apart by it alone.
     """
 
     kind: Literal["signal"] = "signal"
     patch: Positive
+    stride: Annotated[int, Field(ge=0)] = 0
+    normed: bool = False
     channels: tuple[str, ...] = ()
     identity: Literal["name", "place"] = "name"
+
+    @property
+    def step(self) -> int:
+        """Samples from one patch to the next."""
+        return self.stride or self.patch
 
 
 class SpectrogramTokens(Table):
@@ -116,11 +140,15 @@ class VoxelTokens(Table):
 
 
 class PointTokens(Table):
-    """Groups of ``neighbours`` nearest points around ``centres`` farthest-point samples."""
+    """Groups of ``neighbours`` nearest points around ``centres`` farthest-point samples.
+
+    ``norm``: of the small PointNet that embeds them; Point-MAE's is over the batch.
+    """
 
     kind: Literal["points"]
     centres: Positive
     neighbours: Positive
+    norm: Literal["layer", "batch"] = "layer"
     channels: tuple[str, ...] = ()
 
 
@@ -150,20 +178,41 @@ TOKENS_OF = {"signal": ("signal", "spectrogram"), "volume": ("volume",), "points
 class PositionTable(Table):
     """Longest and shortest period of the position code on each axis (x, y, z, t), in the axis's unit.
 
-    ``fourier``: a code added to tokens. ``rotary``: the axes along which attention turns queries and keys.
+    ``code``: what is added to tokens, see toolkit.model.positions. ``bands``: periods an axis of ``fourier``;
+    ``frequencies`` an axis of ``space-time``, whose coordinates are divided by ``unit`` first; ``cells`` of ``cell`` a side
+    along each axis of a ``grid``, whose middle is at ``middle`` (sines to begin with, ``learned`` or not; a released table
+    is loaded as stored). ``every_block``: the code is added again before each block. ``jitter_m``: deviation of places
+    while training. ``rotary``: the axes along which attention turns queries and keys.
     """
 
     bands: Positive = 8
     longest: Periods
     shortest: Periods
-    fourier: bool = True
+    code: Literal["fourier", "space-time", "mlp", "grid", "none"] = "fourier"
+    frequencies: Annotated[int, Field(ge=1, le=8)] = 4
+    unit: Periods = (1.0, 1.0, 1.0, 1.0)
+    cells: tuple[Positive, Positive, Positive, Positive] = (1, 1, 1, 1)
+    cell: Periods = (1.0, 1.0, 1.0, 1.0)
+    middle: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    learned: bool = False
+    every_block: bool = False
+    jitter_m: Annotated[float, Field(ge=0)] = 0.0
     rotary: tuple[Literal["x", "y", "z", "t"], ...] = ()
 
 
 class TransformerTable(Table):
     """A stack of pre-norm transformer blocks.
 
-    As an encoder it may carry a class token and registers (2309.16588), and do without positions (``positions``).
+    ``bias``: of all linears, of all but queries, keys and values, or of none. ``eps``: of the norms. ``final_norm``: after
+    the last block. ``dropout``: of what attention and MLP add; ``drop_path``: of the whole of it, for a sample, rising to
+    this share at the last block (1603.09382). ``init``: of linears, Xavier-uniform or normal with deviation .02 cut at
+    three of them. ``channels``: how tokens say whose they are: by a linear of the channel's ``code``, by a learned vector
+    for each of tokenizer.channels (``own``), by a patch projection for each of them (``projection``; an encoder's), or not
+    at all; channels that are not named there have the code.
+
+    As an encoder it may carry a class token and registers (2309.16588), and do without positions (``positions``). As a
+    decoder it may take states as they are (``project = false``; they go through a linear where the widths differ), and
+    leave class token and registers out (``read_extra = false``).
     """
 
     kind: Literal["vit"] = "vit"
@@ -173,10 +222,24 @@ class TransformerTable(Table):
     head_width: Positive
     mlp: Positive
     norm: Literal["layer", "rms"] = "layer"
+    eps: PositiveFloat = 1e-6
     activation: Literal["gelu", "geglu", "swiglu"] = "gelu"
+    bias: Literal["all", "no-qkv", "none"] = "all"
+    final_norm: bool = True
+    dropout: Decay = 0.0
+    drop_path: Decay = 0.0
+    init: Literal["xavier", "normal"] = "xavier"
+    channels: Literal["code", "own", "projection", "none"] = "code"
+    project: bool = True
+    read_extra: bool = True
     positions: bool = True
     class_token: bool = False
     registers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def layers(self) -> int:
+        """States that an encoder can give: the embedding's and each block's."""
+        return self.depth + 1
 
 
 class ConvTable(Table):
@@ -191,28 +254,99 @@ class ConvTable(Table):
     kernel: Positive = 3
     norm: Literal["layer", "batch"] = "layer"
 
+    @property
+    def layers(self) -> int:
+        """States that an encoder can give: the last."""
+        return 1
 
-EncoderTable = TransformerTable | ConvTable
-AnyEncoder = Annotated[Annotated[TransformerTable, Tag("vit")] | Annotated[ConvTable, Tag("convnet")], _key("kind", "vit")]
+
+class PyramidTable(Table):
+    """Point tokens at several scales, the finest first: ``widths`` and ``depths`` (blocks) of each.
+
+    From each scale to the next one token is made of every ``steps``, out of ``neighbours`` finer ones. ``radius``, in units
+    of the cloud's sphere: how far tokens of a scale attend; 0 everywhere, as the released code pretrains. ``drop_path``: as
+    for a transformer, at each scale.
+    """
+
+    kind: Literal["pyramid"]
+    widths: tuple[Positive, ...] = (96, 192, 384)
+    depths: tuple[Positive, ...] = (5, 5, 5)
+    steps: tuple[Annotated[int, Field(ge=2)], ...] = (2, 4)
+    neighbours: tuple[Positive, ...] = (8, 8)
+    radius: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.0, 0.0)
+    heads: Positive = 6
+    drop_path: Decay = 0.0
+
+    @property
+    def width(self) -> int:
+        """Numbers of a state: the coarsest scale's."""
+        return self.widths[-1]
+
+    @property
+    def layers(self) -> int:
+        """States that an encoder can give: the coarsest scale's, and those told of all scales."""
+        return 2
+
+    @model_validator(mode="after")
+    def _fits(self) -> PyramidTable:
+        scales = len(self.widths)
+        for key, expected in (("depths", scales), ("radius", scales), ("steps", scales - 1), ("neighbours", scales - 1)):
+            if len(getattr(self, key)) != expected:
+                raise ValueError(f"encoder.{key}: {list(getattr(self, key))}, expected {expected} for {scales} encoder.widths")
+        for width in self.widths:
+            if width % self.heads:
+                raise ValueError(f"encoder.widths: {width} is no multiple of encoder.heads = {self.heads}")
+        return self
+
+
+EncoderTable = TransformerTable | ConvTable | PyramidTable
+AnyEncoder = Annotated[
+    Annotated[TransformerTable, Tag("vit")] | Annotated[ConvTable, Tag("convnet")] | Annotated[PyramidTable, Tag("pyramid")],
+    _key("kind", "vit"),
+]
 
 
 class EmbeddingTable(Table):
-    """What ``embed`` takes: the layer (from the end, -1 the last), the mean of how many layers up to it, and the pooling."""
+    """What ``embed`` takes: the layer (from the end, -1 the last), the mean of how many layers up to it, and the pooling.
+
+    ``after_norm``: the last block's states are pooled as they are, and the vector has a layer norm of its own, as in
+    encoders whose head was trained on that (AudioMAE's and Bird-MAE's fc_norm).
+    """
 
     layer: int = -1
     layers: Positive = 1
-    pool: Literal["mean", "max", "meanstd", "meanmax", "class", "attention"] = "mean"
+    pool: Literal["mean", "max", "meanstd", "meanmax", "class", "classmax", "attention"] = "mean"
+    after_norm: bool = False
 
 
 class OptimizerTable(Table):
-    """AdamW with warm-up and cosine decay."""
+    """AdamW, or StableAdamW (2304.13013), which limits the root mean square of an update to the rate.
 
+    The rate rises over ``warmup_share`` of the run from ``start_share`` of ``learning_rate``, then falls to ``final_share`` of
+    it: along a ``cosine``, or (``trapezoid``) over the last ``decay_share`` only. ``cycles``: how often in a run this is gone
+    through, as long as each has 50 steps.
+    """
+
+    kind: Literal["adamw", "stable-adamw"] = "adamw"
     learning_rate: PositiveFloat
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
+    cycles: Positive = 1
+    start_share: Share = 0.0
     final_share: Share = 0.01
     warmup_share: Share = 0.1
+    decay_share: Share = 0.1
     betas: tuple[Decay, Decay] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> OptimizerTable:
+        if self.schedule == "trapezoid" and self.warmup_share + self.decay_share > 1:
+            raise ValueError(
+                f"optimizer.decay_share: {self.decay_share} and optimizer.warmup_share = {self.warmup_share} are more than a run"
+            )
+        return self
 
 
 class TrainingTable(Table):

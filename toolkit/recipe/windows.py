@@ -19,7 +19,17 @@ def check_window(data: DataTable, tokenizer: TokenizerTable) -> None:
     """Raises ValueError where a window is not cut into whole patches, or too small for one."""
     if isinstance(data, SignalData) and tokenizer.kind == "signal":
         samples = data.rate_hz * data.window_s
-        if abs(samples / tokenizer.patch - round(samples / tokenizer.patch)) > 1e-9:
+        if tokenizer.step > tokenizer.patch:
+            raise ValueError(
+                f"tokenizer.stride: {tokenizer.stride} samples are more than tokenizer.patch = {tokenizer.patch}; what lies "
+                "between patches would not be read"
+            )
+        if samples < tokenizer.patch:
+            raise ValueError(
+                f"data.window_s: {data.window_s} s at {data.rate_hz} Hz is {samples:g} samples, fewer than "
+                f"tokenizer.patch = {tokenizer.patch} samples"
+            )
+        if tokenizer.step == tokenizer.patch and abs(samples / tokenizer.patch - round(samples / tokenizer.patch)) > 1e-9:
             raise ValueError(
                 f"data.window_s: {data.window_s} s at {data.rate_hz} Hz is {samples:g} samples, "
                 f"not a multiple of tokenizer.patch = {tokenizer.patch} samples"

@@ -17,6 +17,7 @@ from toolkit import files
 
 BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#d9730d", "#2f855a", "#8a8f98"
 BASELINES = ("majority", "handcrafted", "random-init")
+STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "x", "D")
 PRINTED_CLASSES = 20  # above this the counts of a confusion matrix would not be legible
 
 
@@ -80,6 +81,36 @@ def scores_png(path: Path, rows: Sequence[Mapping[str, object]], metric: str) ->
     axes.invert_yaxis()
     axes.margins(x=0.16)
     axes.set_xlabel(f"{metric.replace('_', ' ')} (95 % interval over groups)")
+    return save(path, figure)
+
+
+def curve_png(path: Path, rows: Sequence[Mapping[str, object]], by: str, label: str, metric: str) -> Path:
+    """One metric against the number ``by`` of each row, its axis named by ``label``; a line a name.
+
+    Rows have name, metric, value and sd, which is drawn up and down from the value.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    chosen = [row for row in rows if row["metric"] == metric]
+    names = list(dict.fromkeys(str(row["name"]) for row in chosen))
+    for at, name in enumerate(names):
+        x, value, sd = (np.array([float(str(row[key])) for row in chosen if row["name"] == name]) for key in (by, "value", "sd"))
+        axes.errorbar(
+            x,
+            value,
+            yerr=sd,
+            color=GREY if name in BASELINES else BLUE,
+            ls=STYLES[at % len(STYLES)],
+            marker=MARKERS[at % len(MARKERS)],
+            capsize=3,
+            lw=1.5,
+            label=name,
+        )
+    axes.set_xscale("log")
+    sizes = sorted({float(str(row[by])) for row in chosen})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes], minor=False)
+    axes.minorticks_off()
+    axes.set(xlabel=label, ylabel=f"{metric.replace('_', ' ')} (mean and deviation over draws)")
+    axes.legend(frameon=False)
     return save(path, figure)
 
 

@@ -41,6 +41,7 @@ VIEW_DEG = (22.0, -60.0)
 AMPLITUDE = {
     "kind": "amplitude (multiples of the recording's scale)",
     "channel": "amplitude (multiples of the channel's scale)",
+    "session": "amplitude (deviations of the channel in its recording)",
     "none": "amplitude (unit of the file)",
 }
 
@@ -128,7 +129,8 @@ def _chosen(hidden: Tensor, valid: Tensor, channels: int) -> list[int]:
 def _draw_signal(part: SubFigure, tokenizer: SignalPatches, recipe: Recipe, sample: Sample) -> None:
     """Channels one under the other in each stage, over a common time."""
     waves = sample.dense(tokenizer)
-    hidden = sample.hidden.view(sample.grid)[sample.chosen].numpy().repeat(tokenizer.patch, axis=1)
+    tiles = sample.hidden.float()[None, :, None].expand(-1, -1, tokenizer.patch)
+    hidden = (tokenizer.dense(tiles, sample.grid)[0, sample.chosen] > 0).numpy()  # by a patch or by one of two that overlap
     known = waves["original"][np.isfinite(waves["original"])]
     low, high = np.percentile(known, [0.05, 99.95]) if np.ptp(known) else (-1.0, 1.0)
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -50,14 +50,18 @@ class Hole:
 
 
 class Damaged(VolumeRecording):
-    """A recording whose damaged voxels are not there: every read sees what a file with NaN in their place would show."""
+    """A recording whose damaged voxels are not there: every read sees what a file with NaN in their place would show.
 
-    def __init__(self, source: VolumeLike, holes: Sequence[Hole]) -> None:
+    ``lacking``: contrasts that it does not have; they come after its own, on the grid of the first, and nothing of them is there.
+    """
+
+    def __init__(self, source: VolumeLike, holes: Sequence[Hole], lacking: Sequence[str] = ()) -> None:
         """Raises ReadError for a recording that does not give its stored voxels."""
         if not isinstance(source, VolumeRecording):
             raise ReadError(f"'{source.path.name}' does not give its stored voxels")
         self.source, self.path, self.format, self.domain = source, source.path, source.format, source.domain
-        self.channels, self.axes, self.ids, self.warnings = source.channels, source.axes, source.ids, source.warnings
+        self.axes, self.ids, self.warnings = source.axes, source.ids, source.warnings
+        self.channels = (*source.channels, *(replace(source.channels[0], name=n, canonical=n, kind=n) for n in lacking))
         self.hidden: dict[int, BoolArray] = {}
         for hole in (h for h in holes if h.why != "invalid"):
             self.hidden.setdefault(hole.channel, np.zeros(source.shape_of(hole.channel), bool))[hole.slices] = True
@@ -78,13 +82,27 @@ class Damaged(VolumeRecording):
 
     def affine_of(self, channel: int) -> Float64:
         """Affine (4, 4) from a contrast's stored voxel indices to RAS mm."""
-        return self.source.affine_of(channel)
+        return self.source.affine_of(channel if self.held(channel) else 0)
 
     def shape_of(self, channel: int) -> Size:
         """Stored shape of a contrast."""
-        return self.source.shape_of(channel)
+        return self.source.shape_of(channel if self.held(channel) else 0)
+
+    def stored_by(self) -> range:
+        """The contrasts that are in the recording's files."""
+        return self.source.stored_by() if isinstance(self.source, Damaged) else range(len(self.source.channels))
+
+    def all_hidden(self, channel: int) -> bool:
+        """Whether nothing of a contrast is visible."""
+        return channel in self.hidden and bool(self.hidden[channel].all())
+
+    def held(self, channel: int) -> bool:
+        """Whether the recording has the contrast."""
+        return channel < len(self.source.channels)
 
     def _native(self, channel: int, start: Size, stop: Size) -> Float64:
+        if not self.held(channel):
+            return np.full([b - a for a, b in zip(start, stop, strict=True)], np.nan)
         values = np.array(self.source._native(channel, start, stop))
         if channel in self.hidden:
             values[self.hidden[channel][tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]] = np.nan

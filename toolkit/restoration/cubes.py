@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,12 +18,13 @@ from scipy import ndimage
 from readers.schema import BoolArray, Box, FloatArray, VolumeLike
 from readers.volume_grid import Size
 from toolkit.corpus.batches import collate
+from toolkit.corpus.contrasts import Contrasts
 from toolkit.corpus.framing.volumes import VolumeFraming
-from toolkit.corpus.scaled import Scaling
-from toolkit.model.folder import LoadedModel
+from toolkit.corpus.scaled import Scaled, Scaling
+from toolkit.model.folder import RUN, LoadedModel
 from toolkit.model.tokenizers import VolumePatches
 from toolkit.recipe import VolumeData
-from toolkit.restoration.boxes import Damaged, Hole, as_size, corners, within
+from toolkit.restoration.boxes import Damaged, Hole, as_size, corners, whole, within
 from toolkit.restoration.completion import completed, opened
 
 Float64 = NDArray[np.float64]
@@ -58,7 +61,10 @@ class CubePredictor:
 
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
         self.model, self.tokenizer, self.data = opened(loaded, device, VolumePatches, VolumeData)
-        self.device = device
+        self.device, self.names = device, loaded.channels or loaded.recipe.tokenizer.channels  # that it was trained on
+        self.contrasts = _trained_on(loaded.path)
+        mask = loaded.recipe.mask
+        self.hides_whole = any(ways.groups > 0 for ways in (mask.ways, *(s.ways for s in mask.stages if s.ways is not None)))
         self._framings: WeakKeyDictionary[VolumeLike, VolumeFraming] = WeakKeyDictionary()
 
     @property
@@ -78,11 +84,17 @@ class CubePredictor:
         """Contrasts of the kinds that the model was trained on. Raises ReadError when there are none."""
         return self.framing(recording).channels(recording)
 
+    def knows(self, name: str) -> bool:
+        """Whether the unit of a contrast is known where nothing of it is visible: from the training data."""
+        return self.contrasts is not None and name in self.contrasts.names
+
     def predict(self, seen: Damaged, channels: Sequence[int], holes: Sequence[Hole]) -> dict[int, Field]:
         """A field over its holes for each damaged contrast. Raises ReadError."""
         _, affine = seen.grid(self.data.spacing_mm)
         areas = [(hole.channel, self._area(seen, hole, affine)) for hole in holes]
         windows = self._windows(seen, [box for _, box in areas])
+        if any(hole == whole(seen, hole.channel, hole.why) for hole in holes):
+            windows += self._between(windows)
         damaged = sorted({channel for channel, _ in areas})
         low = np.min([w.start for w in windows], axis=0)
         size = np.max([w.stop for w in windows], axis=0) - low
@@ -126,6 +138,29 @@ class CubePredictor:
                     used.append(Box(as_size(start), as_size(start + framing.side)))
         return list(dict.fromkeys(used))
 
+    def _between(self, windows: Sequence[Box]) -> list[Box]:
+        """The same windows half a token aside, where the faces of tokens would else be seen in what is made whole."""
+        half = self.tokenizer.patch // 2
+        return [Box(as_size(np.array(w.start) - half), as_size(np.array(w.stop) - half)) for w in windows if half]
+
+    def levels(self, scaled: Scaled) -> Scaling:
+        """The scaling, and for contrasts of which nothing is visible that of the training data, else the mean of the visible.
+
+        Where training showed some of every contrast, the model's unit is the RMS of what is visible; here it is the usual one.
+        """
+        shown = scaled.valid.any(axis=(1, 2, 3))
+        offset, scale = scaled.scaling.offset.copy(), scaled.scaling.scale.copy()
+        if not shown.any():
+            return scaled.scaling
+        for row in np.flatnonzero(~shown):
+            name = scaled.channels[row].canonical
+            offset[row], scale[row] = offset[shown].mean(), scale[shown].mean()
+            if self.contrasts is not None and self.knows(name):
+                number = self.contrasts.names.index(name)
+                unit = 1.0 if self.hides_whole else self.contrasts.rms(name)
+                offset[row], scale[row] = self.contrasts.offset[number], unit * self.contrasts.scale[number]
+        return Scaling(offset, scale)
+
     @torch.inference_mode()
     def _window(self, seen: Damaged, channels: Sequence[int], areas: Sequence[tuple[int, Box]], window: Box) -> Float64 | None:
         """One window: the model's prediction of every cube that is not wholly visible, the others as they are; physical.
@@ -137,7 +172,7 @@ class CubePredictor:
         for channel, area in areas:
             at = tuple(slice(max(a - o, 0), max(b - o, 0)) for a, b, o in zip(area.start, area.stop, window.start, strict=True))
             valid[channels.index(channel)][at] = False
-        scaling = _levels(scaled.scaling, scaled.valid)
+        scaling = self.levels(scaled)
         scaled = replace(scaled, values=np.where(valid, scaled.values, np.float32(0)), valid=valid)
         tokens = self.tokenizer.tokenize(collate([scaled]))
         if not tokens.valid.any():
@@ -147,14 +182,12 @@ class CubePredictor:
         return scaling.invert(restored)
 
 
-def _levels(scaling: Scaling, valid: BoolArray) -> Scaling:
-    """The scaling, with the mean level and scale of the visible contrasts for those of which nothing is visible."""
-    shown = valid.any(axis=(1, 2, 3))
-    if shown.all() or not shown.any():
-        return scaling
-    return Scaling(
-        np.where(shown, scaling.offset, scaling.offset[shown].mean()), np.where(shown, scaling.scale, scaling.scale[shown].mean())
-    )
+def _trained_on(folder: Path) -> Contrasts | None:
+    """What the model's training data were like, where its run says so."""
+    try:
+        return Contrasts.read(json.loads((folder / RUN).read_text(encoding="utf-8"))["contrasts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _fade(shape: Size) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from readers.schema import Patch, Recording
+import readers
+from readers.schema import Patch, Recording, Written
+from toolkit.errors import UsageError
 
 MANY = 200  # changes; beyond them the sidecar refers to NAME.mask.npz
 
@@ -28,11 +30,16 @@ class Request:
     damage: tuple[tuple[str, float], ...] = ()
     reference: Path | None = None
     seed: int = 0
+    missing: tuple[str, ...] = ()
 
     @property
     def found(self) -> bool:
         """Whether nothing is asked for, so that the damage is what the file itself shows."""
-        return not (self.channels or self.table is not None or self.damage)
+        return not (self.channels or self.missing or self.table is not None or self.damage)
+
+    def hides(self, recording: Recording) -> bool:
+        """Whether what is repaired is there, hidden for evaluation: made damage, or a "missing" contrast that is not."""
+        return bool(self.damage) or any(c.canonical in self.missing for c in recording.channels)
 
 
 class Mended(ABC):
@@ -52,6 +59,10 @@ class Mended(ABC):
     def count(self) -> int:
         """How many spans, boxes or groups were repaired."""
         return len(self.changed)
+
+    def write(self, recording: Recording, path: Path) -> Written:
+        """Write the repaired recording. Raises ReadError."""
+        return readers.write(recording, self.patches, path)
 
     @abstractmethod
     def arrays(self) -> dict[str, NDArray]:
@@ -76,6 +87,11 @@ class Mender(ABC):
     @abstractmethod
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError where rows of --spans do not fit a recording."""
+
+    def check_missing(self, names: Sequence[str]) -> None:
+        """Raises UsageError for contrasts that it cannot make."""
+        if names:
+            raise UsageError("--missing makes contrasts of MRI sessions; channels of a recording are rebuilt with --channels.")
 
     @abstractmethod
     def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> Mended:

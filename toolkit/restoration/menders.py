@@ -14,6 +14,9 @@ from toolkit.restoration.signals import SignalMender
 from toolkit.restoration.sound import AudioMender
 from toolkit.restoration.volumes import VolumeMender
 
+# Where it is not that of a window; see the recipe's data.scaling.
+SCALES = {"session": "visible mean and deviation of each channel in the recording, those of the others for a channel all hidden"}
+
 
 def build(loaded: LoadedModel, device: torch.device) -> Mender:
     """The mender of the model's kind of tokens."""
@@ -24,4 +27,5 @@ def build(loaded: LoadedModel, device: torch.device) -> Mender:
         return VolumeMender(CubePredictor(loaded, device))
     if loaded.recipe.tokenizer.kind == "points":
         return PointMender(GroupPredictor(loaded, device))
-    return SignalMender(Repairer(loaded, device))
+    repairer = Repairer(loaded, device)
+    return SignalMender(repairer, SCALES.get(repairer.data.scaling))

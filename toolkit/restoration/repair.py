@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from readers.schema import FloatArray, Recording, SignalLike, SignalSample, Window
-from toolkit.corpus import windows
+from toolkit.corpus import framing, windows
 from toolkit.corpus.batches import collate
-from toolkit.corpus.scaled import Scaled
+from toolkit.corpus.scaled import Scaled, Scaling
+from toolkit.corpus.sessions import measure
 from toolkit.model.folder import LoadedModel
 from toolkit.model.tokenizers import SignalPatches
 from toolkit.recipe import SignalData
@@ -48,18 +49,23 @@ class Repairer:
     def __init__(self, loaded: LoadedModel, device: torch.device) -> None:
         self.model, self.tokenizer, self.data = opened(loaded, device, SignalPatches, SignalData)
         self.device = device
-        self.rate, self.samples = self.data.rate_hz, round(self.data.rate_hz * self.data.window_s)
+        frame = framing.build(loaded.recipe)
+        assert isinstance(frame, framing.SignalFraming)
+        self.frame, self.rate, self.samples = frame, self.data.rate_hz, frame.window
 
     def channels(self, recording: Recording) -> list[int]:
         """Channels of the kinds that the model was trained on. Raises ReadError when there are none."""
-        return windows.channels_for(recording, self.data)
+        return self.frame.channels(recording)
 
     def repair(self, recording: SignalLike, spans: Sequence[Span]) -> Iterator[Repaired]:
         """Repair merged spans of channels the model reads, region by region. Raises ReadError."""
         channels = self.channels(recording)
         levels = visible_levels(recording, spans)
+        session = None
+        if spans and self.data.scaling == "session":  # of what is visible
+            session = measure(recording, self.data, channels, lambda sample: hide(sample, recording, channels, spans))
         for region in regions(recording, spans):
-            predicted = self._predict(recording, channels, region, levels)
+            predicted = self._predict(recording, channels, region, levels, session)
             for span in region:
                 made, method = limb.derive(recording, span, region), "limb-lead identity"
                 if made is None:
@@ -67,7 +73,12 @@ class Repairer:
                 yield Repaired(span, made, method, levels[span.channel])
 
     def _predict(
-        self, recording: SignalLike, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float]
+        self,
+        recording: SignalLike,
+        channels: Sequence[int],
+        region: Sequence[Span],
+        levels: dict[int, float],
+        session: Scaling | None,
     ) -> dict[int, tuple[Float64, Float64]]:
         """Predictions around the region for each of its channels: times in s and physical values, on the model's grid."""
         low, high = _bounds(recording, region)
@@ -76,7 +87,7 @@ class Repairer:
         total = np.zeros((len(channels), last - first))
         weight = np.zeros(last - first)
         for window in self._windows(first, last):
-            values = self._window(recording, channels, region, levels, window)
+            values = self._window(recording, channels, region, levels, session, window)
             fade = np.minimum(np.arange(1, self.samples + 1), np.arange(self.samples, 0, -1))
             a, b = max(first, window.start), min(last, window.stop)
             total[:, a - first : b - first] += (values * fade)[:, a - window.start : b - window.start]
@@ -95,17 +106,28 @@ class Repairer:
 
     @torch.inference_mode()
     def _window(
-        self, recording: SignalLike, channels: Sequence[int], region: Sequence[Span], levels: dict[int, float], window: Window
+        self,
+        recording: SignalLike,
+        channels: Sequence[int],
+        region: Sequence[Span],
+        levels: dict[int, float],
+        session: Scaling | None,
+        window: Window,
     ) -> Float64:
         """One window with the region hidden: the model's prediction of every patch that is not visible, (C, T) physical."""
         sample = recording.read(window.start, window.stop, rate_hz=self.rate, channels=channels)
         sample = hide(sample, recording, channels, region)
-        scaling = windows.fit_scaling(sample, self.data.scaling)
+        scaling = session or windows.fit_scaling(sample, self.data.scaling)
         unseen = ~sample.valid.any(axis=1)
+        scaling = replace(scaling, offset=scaling.offset.copy())
         scaling.offset[unseen] = np.array([levels.get(c, 0.0) for c in channels])[unseen]
-        scaled = Scaled.of(sample.values, sample.valid, sample.channels, scaling, window)
-        tokens = self.tokenizer.tokenize(collate([scaled]))
+        tokens, whole = (
+            self.tokenizer.tokenize(collate([Scaled.of(sample.values, sample.valid, sample.channels, by, window)]))
+            for by in (scaling, replace(scaling, limit=np.inf))
+        )
         patches = completed(self.model, tokens, self.device)
+        # Visible samples beyond the limit of the scaling are the model's only as far as the limit, but stay what they are.
+        patches = torch.where(tokens.valid[..., None], whole.patches, patches)
         restored: FloatArray = self.tokenizer.untokenize(patches, tokens.grid)[0].numpy()
         return scaling.invert(restored)
 

@@ -52,6 +52,7 @@ class Restoration:
         for name in self.request.channels:
             if recordings and name not in known:
                 raise UsageError(f"--channels: no recording has a channel '{name}'. {did_you_mean(name, known)}")
+        self.mender.check_missing(self.request.missing)
         matched = np.zeros(0 if self.request.table is None else len(self.request.table), dtype=bool)
         for item, recording in recordings:
             self._truth(item, recording)
@@ -77,7 +78,7 @@ class Restoration:
         rows: pd.DataFrame | None = None if self.request.table is None else self.request.table[self._rows_of(item)]
         mended = self.mender.mend(recording, self.request, rows)
         try:
-            written = readers.write(recording, mended.patches, self.out / item.relative)
+            written = mended.write(recording, self.out / item.relative)
         except ReadError as problem:
             if isinstance(problem.__cause__, OSError):
                 raise ToolkitError(
@@ -125,7 +126,7 @@ class Restoration:
     def _truth(self, item: Input, recording: Recording) -> Recording | None:
         """The clean recording: the input itself where the damage is ours, else the reference of the same name."""
         if self.request.reference is None:
-            return recording if self.request.damage else None
+            return recording if self.request.hides(recording) else None
         place = self.request.reference / item.relative if self.request.reference.is_dir() else self.request.reference
         if not place.exists():
             raise UsageError(f"--reference: '{place}' does not exist; it is looked for by the name of '{item.path}'.")

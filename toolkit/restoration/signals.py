@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from readers.schema import Patch, ReadError, Recording, SignalLike
 from toolkit.report.figures import Panel, restoration_png
-from toolkit.restoration import damage, metrics, spans
+from toolkit.restoration import damage, metrics, spans, spline
 from toolkit.restoration.baselines import BASELINES
 from toolkit.restoration.mender import Mended, Mender, Request
 from toolkit.restoration.metrics import Piece
@@ -40,8 +40,8 @@ class SignalMender(Mender):
     kinds = tuple(damage.KINDS)
     tasks = ("inpaint", "channels")
 
-    def __init__(self, repairer: SpanRepairer) -> None:
-        self.repairer = repairer
+    def __init__(self, repairer: SpanRepairer, scale: str | None = None) -> None:
+        self.repairer, self.scale = repairer, scale or SignalMended.scale
 
     def check(self, recording: Recording, rows: pd.DataFrame) -> None:
         """Raises UsageError for a channel that the recording does not have, and for boxes."""
@@ -66,7 +66,9 @@ class SignalMender(Mender):
         self, recording: SignalLike, repaired: Sequence[Repaired], usable: Sequence[int], request: Request, notes: list[str]
     ) -> SignalMended:
         """The result of a repair."""
-        return SignalMended(recording, repaired, usable, request, notes)
+        made = SignalMended(recording, repaired, usable, request, notes)
+        made.scale = self.scale
+        return made
 
     def _spans(self, recording: SignalLike, request: Request, rows: pd.DataFrame | None, usable: Sequence[int]) -> list[Span]:
         found: list[Span] = []
@@ -104,8 +106,21 @@ class SignalMended(Mended):
 
     @property
     def baselines(self) -> Baselines:
-        """What the repair is compared with."""
-        return BASELINES
+        """What the repair is compared with: spherical splines, too, where electrodes with known places are seen around it."""
+        seen = {r.span: self._seen(r.span) for r in self.repaired}
+        if not self.repaired or min(len(channels) for channels in seen.values()) < spline.LEAST:
+            return BASELINES
+        return {**BASELINES, "spherical spline": lambda recording, one: spline.interpolated(recording, one, seen[one.span])}
+
+    def _seen(self, span: Span) -> list[int]:
+        """Electrodes with a place of which nothing is repaired at the time of a span; none where its own has none."""
+        if not self._located(span.channel):
+            return []
+        hidden = {r.span.channel for r in self.repaired if _overlap(self.recording, r.span, span)}
+        return [i for i in self.usable if self._located(i) and i not in hidden]
+
+    def _located(self, channel: int) -> bool:
+        return self.recording.channels[channel].kind == "eeg" and self.recording.channels[channel].position is not None
 
     def _row(self, span: Span) -> dict[str, Any]:
         start, stop = spans.seconds(self.recording, span)

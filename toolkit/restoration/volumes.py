@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from readers.schema import Box, Patch, ReadError, Recording, VolumeLike
+from readers.mri_create import create_nifti, named_like
+from readers.schema import Box, Patch, ReadError, Recording, VolumeLike, Written
 from readers.volume_grid import Size, turn_of, turned, turned_grid
+from toolkit.errors import UsageError, did_you_mean
 from toolkit.report.pictures import VolumePanel, volume_png
-from toolkit.restoration import boxes, trust, voxels
+from toolkit.restoration import boxes, trust, voxels, whole
 from toolkit.restoration.boxes import Damaged, Hole
 from toolkit.restoration.cubes import CubePredictor
 from toolkit.restoration.mender import Mended, Mender, Request
@@ -39,6 +41,8 @@ class VolumeMender(Mender):
     def mend(self, recording: Recording, request: Request, rows: pd.DataFrame | None) -> VolumeMended:
         """Repair boxes that are asked for, made or found. Raises ReadError."""
         volume = _volume(recording)
+        lacking = [name for name in request.missing if name not in {c.canonical for c in volume.channels}]
+        volume = Damaged(volume, [], lacking) if lacking else volume
         usable = self.predictor.channels(volume)
         wanted, notes = self._holes(volume, request, rows, usable)
         left = sorted({h.channel for h in wanted} - set(usable))
@@ -62,8 +66,16 @@ class VolumeMender(Mender):
         notes += [
             f"nothing of {volume.channels[c].name} is visible, so its unit is not known: it is written in that of the others"
             for c in sorted({p.channel for p in parts if p.whole})
+            if not self.predictor.knows(volume.channels[c].canonical)
         ]
-        return VolumeMended(seen, holes, parts, levels, weights, self.predictor, request, notes)
+        return VolumeMended(seen, usable, holes, parts, levels, weights, self.predictor, request, notes)
+
+    def check_missing(self, names: Sequence[str]) -> None:
+        """Raises UsageError for a contrast that the model was not trained to make."""
+        known = [name for name in self.predictor.names if name in self.predictor.data.kinds]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"--missing: the model makes no '{name}'. {did_you_mean(name, known)}")
 
     def _holes(
         self, recording: VolumeLike, request: Request, rows: pd.DataFrame | None, usable: Sequence[int]
@@ -71,8 +83,9 @@ class VolumeMender(Mender):
         if request.found:
             return boxes.detect(recording, usable)
         found: list[Hole] = []
-        if request.channels:
-            have = [i for i, c in enumerate(recording.channels) if {c.name, c.canonical} & set(request.channels)]
+        if request.channels or request.missing:
+            wanted = {*request.channels, *request.missing}
+            have = [i for i, c in enumerate(recording.channels) if {c.name, c.canonical} & wanted]
             if not have:
                 raise ReadError(f"'{recording.path.name}' has no channel {' or '.join(request.channels)}")
             found += [boxes.whole(recording, c) for c in have]
@@ -86,7 +99,7 @@ class VolumeMender(Mender):
 class VolumeMended(Mended):
     """Repaired boxes of one recording."""
 
-    scale = (
+    _scale = (
         "per window: mean and deviation of each contrast's visible bright voxels, and RMS of the visible cubes; harmonic "
         "fill from the voxels around a box, plus the model's detail times the weight that serves boxes that are not damaged best"
     )
@@ -94,6 +107,7 @@ class VolumeMended(Mended):
     def __init__(
         self,
         seen: Damaged,
+        usable: Sequence[int],
         holes: Sequence[Hole],
         parts: Sequence[Part],
         levels: voxels.Levels,
@@ -102,9 +116,12 @@ class VolumeMended(Mended):
         request: Request,
         notes: list[str],
     ) -> None:
-        self.seen, self.holes, self.parts, self.levels = seen, holes, parts, levels
+        self.seen, self.usable, self.holes, self.parts, self.levels = seen, usable, holes, parts, levels
         self.predictor, self.notes = predictor, notes
-        self.patches = [Patch(p.channel, p.places(seen.shape_of(p.channel)), p.values) for p in parts]
+        stored = seen.stored_by()
+        self.patches = [Patch(p.channel, p.places(seen.shape_of(p.channel)), p.values) for p in parts if p.channel in stored]
+        self.made = [p for p in parts if p.channel not in stored]
+        self.scale = "; ".join([self._scale, *(self._unit(p.channel) for p in parts if p.whole)])
         means = {c: level.mean if level is not None else None for c, level in levels.items()}
         self.changed = [
             {**self._row(hole), "method": "model", "weight": weights[hole.channel], "level": means[hole.channel]}
@@ -117,6 +134,38 @@ class VolumeMended(Mended):
     def _row(self, hole: Hole) -> dict[str, Any]:
         return {"channel": self.seen.channels[hole.channel].name, "box": hole.ends, "why": hole.why}
 
+    def _unit(self, channel: int) -> str:
+        """Where the unit of a contrast that was made whole comes from."""
+        one = self.seen.channels[channel]
+        if self.predictor.contrasts is None or not self.predictor.knows(one.canonical):
+            return f"{one.name}: its unit is not known, that of the others was taken"
+        number = self.predictor.contrasts.names.index(one.canonical)
+        offset, scale = self.predictor.contrasts.offset[number], self.predictor.contrasts.scale[number]
+        return (
+            f"{one.name}: in the unit of the model's training data, where its bright voxels have a mean of {offset:.4g} and a "
+            f"deviation of {scale:.4g} (medians over recordings)"
+        )
+
+    def write(self, recording: Recording, path: Path) -> Written:
+        """The recording with its repaired voxels; contrasts that it lacks as files of their own, alone if that is all.
+
+        A new file has the grid of the first contrast, its affine and codes, and float32 voxels. Raises ReadError.
+        """
+        new = [path.parent / named_like(path, self.seen.channels[p.channel].canonical).name for p in self.made]
+        for part, target in zip(self.made, new, strict=True):
+            if target.resolve() in {file.resolve() for file in recording.files}:
+                raise ReadError(f"'{target}' is one of the recording's own files")
+            values = np.zeros(self.seen.shape_of(part.channel))
+            values.ravel()[part.places(values.shape)] = part.values
+            create_nifti(recording.path, values, target, "made from other contrasts by toolkit restore")
+        if not new:
+            return super().write(recording, path)
+        voxels_made = sum(p.values.size for p in self.made)
+        if not self.patches:
+            return Written(new[0], voxels_made, 0, ())
+        written = super().write(recording, path)
+        return Written(written.path, written.changed + voxels_made, written.clipped, written.notes)
+
     def arrays(self) -> dict[str, NDArray]:
         """Channel and box (n, 6) of each hole: x0, x1, y0, y1, z0, z1 in stored voxels."""
         return {
@@ -125,16 +174,22 @@ class VolumeMended(Mended):
         }
 
     def score(self, truth: Recording) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """NMSE, PSNR and mean absolute error over the repaired voxels; see ``voxels.scores``."""
+        """NMSE, PSNR and mean absolute error over repaired boxes (``voxels.scores``), or of whole contrasts (``whole.scores``).
+
+        Of boxes and whole contrasts together the boxes count.
+        """
         clean = Damaged(_volume(truth), [])
-        head = self.predictor.head(clean)
-        pieces = [voxels.piece(clean, part, self.levels[part.channel], head) for part in self.parts]
-        names = {part.channel: self.seen.channels[part.channel].name for part in self.parts}
+        boxed = [part for part in self.parts if not part.whole]
+        if not boxed:
+            known = [part for part in self.parts if part.channel < len(clean.channels)]
+            return whole.scores(self.predictor, clean, self.seen, known, self.usable)
+        pieces = [voxels.piece(clean, part, self.levels[part.channel]) for part in boxed]
+        names = {part.channel: self.seen.channels[part.channel].name for part in boxed}
         found = {
             name: voxels.scores([p.scored(make(self.seen, p.part, self.levels)) for p in pieces], names)
-            for name, make in voxels.baselines(self.parts).items()
+            for name, make in voxels.baselines().items()
         }
-        return voxels.scores([p.scored(p.part.values) for p in pieces], names), found
+        return voxels.scores(pieces, names), found
 
     def draw(self, truth: Recording | None, path: Path) -> None:
         """Slices through the largest repaired box of each contrast."""
@@ -164,7 +219,7 @@ class VolumeMended(Mended):
             "affine": turned_grid(shape, affine, turn).affine,
             "box": _turned_box(hole, shape, affine),
         }
-        if truth is not None:
+        if truth is not None and channel < len(truth.channels):
             panel["truth"] = turned(truth.stored_values(channel).astype(np.float32), turn)
         return panel
 

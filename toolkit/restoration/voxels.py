@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from readers.schema import BoolArray, Box
 from readers.volume_grid import Size
 from readers.volumes import patch_of
 from toolkit.corpus.framing.volumes import VolumeFraming
-from toolkit.restoration.boxes import Damaged, Hole, as_size, brought
+from toolkit.restoration.boxes import Damaged, as_size
 from toolkit.restoration.cubes import EDGE, Field
 from toolkit.restoration.laplace import harmonic
 
@@ -111,22 +112,18 @@ def join(seen: Damaged, channel: int, mask: BoolArray, field: Field, level: Leve
 Estimate = Callable[[Damaged, Part, Levels], Float64]
 
 
-def baselines(parts: Sequence[Part]) -> dict[str, Estimate]:
-    """What a repair is compared with: for boxes, and for whole contrasts where there are only those."""
-    if parts and all(part.whole for part in parts):
-        return {"mean of the others": others, "flat": flat}
+def baselines() -> dict[str, Estimate]:
+    """What a repair of boxes is compared with."""
     return {"harmonic interpolation": smooth, "mean of the surroundings": surroundings}
 
 
 def smooth(seen: Damaged, part: Part, known: Levels) -> Float64:
-    """The harmonic function that meets the visible voxels around the hole; of a whole contrast the mean of the others."""
-    return others(seen, part, known) if part.whole else part.smooth
+    """The harmonic function that meets the visible voxels around the hole."""
+    return part.smooth
 
 
 def surroundings(seen: Damaged, part: Part, known: Levels) -> Float64:
     """The mean of the visible voxels around the hole."""
-    if part.whole:
-        return flat(seen, part, known)
     visible = seen.stored_values(part.channel, part.start, part.stop)
     around = visible[~part.hole & np.isfinite(visible)]
     return np.full(part.values.shape, around.mean()) if around.size else flat(seen, part, known)
@@ -138,20 +135,18 @@ def flat(seen: Damaged, part: Part, known: Levels) -> Float64:
     return np.full(part.values.shape, level.mean if level else 0.0)
 
 
-def others(seen: Damaged, part: Part, known: Levels) -> Float64:
-    """The mean of the visible contrasts, each around its mean and by its deviation in the head."""
-    shown = {c: level for c, level in known.items() if level is not None}
+def shown(seen: Damaged, part: Part, channels: Sequence[int]) -> dict[int, Float64]:
+    """What contrasts have at a part's voxels (n,), NaN where nothing is visible; by channel."""
     shape, _ = seen.grid()
-    whole = Box((0, 0, 0), shape)
-    sample = seen.read(whole, channels=list(shown))
-    total, count = np.zeros(shape), np.zeros(shape)
-    for values, valid, level in zip(sample.values, sample.valid, shown.values(), strict=True):
-        total += np.where(valid, (values - level.mean) / level.deviation, 0.0)
-        count += valid
-    brought_back = patch_of(seen, part.channel, whole, total / np.maximum(count, 1))
-    stored = np.zeros(np.prod(seen.shape_of(part.channel)))
-    stored[brought_back.index] = brought_back.values
-    return stored[part.places(seen.shape_of(part.channel))]
+    everything = Box((0, 0, 0), shape)
+    sample = seen.read(everything, channels=channels)
+    found = {}
+    for channel, values, valid in zip(channels, sample.values, sample.valid, strict=True):
+        brought_back = patch_of(seen, part.channel, everything, np.where(valid, values, np.nan))
+        stored = np.full(math.prod(seen.shape_of(part.channel)), np.nan)
+        stored[brought_back.index] = brought_back.values
+        found[channel] = stored[part.places(seen.shape_of(part.channel))]
+    return found
 
 
 @dataclass(frozen=True)
@@ -165,26 +160,14 @@ class Piece:
     estimate: Float64
 
     def scored(self, estimate: Float64) -> Piece:
-        """With another estimate, brought to the truth's level and scale where those cannot be known."""
-        if self.part.whole:
-            x, y = estimate[self.counts], self.truth[self.counts]
-            spread = ((x - x.mean()) ** 2).mean() if x.size else 0.0
-            gain = max(0.0, ((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0
-            estimate = gain * (estimate - (x.mean() if x.size else 0.0)) + self.level.mean
-        return Piece(self.part, self.truth, self.counts, self.level, estimate)
+        """With another estimate."""
+        return replace(self, estimate=estimate)
 
 
-def piece(clean: Damaged, part: Part, level: Level | None, head: Hole) -> Piece:
-    """A part with its truth. Of a whole contrast only what lies in ``head`` (stored voxels of the first contrast) counts."""
+def piece(clean: Damaged, part: Part, level: Level | None) -> Piece:
+    """A part with its truth."""
     truth = clean.stored_values(part.channel, part.start, part.stop)[part.hole]
-    counts = np.isfinite(truth)
-    if level is None:
-        box = brought(clean, part.channel, head.start, head.stop, "head")
-        inside = np.zeros(clean.shape_of(part.channel), bool)
-        inside[box.slices] = True
-        counts &= inside.ravel()[part.places(inside.shape)]
-        level = Level.of(truth[counts]) or Level(0.0, 1.0, 0.0, 1.0)
-    return Piece(part, truth, counts, level, part.values)
+    return Piece(part, truth, np.isfinite(truth), level or Level.of(truth[np.isfinite(truth)]) or Level(0, 1, 0, 1), part.values)
 
 
 def scores(pieces: Sequence[Piece], names: Mapping[int, str]) -> dict[str, Any]:
@@ -192,14 +175,13 @@ def scores(pieces: Sequence[Piece], names: Mapping[int, str]) -> dict[str, Any]:
 
     ``nmse``: squared error over the truth's energy around the visible mean of the contrast in the head, both in units of
     its deviation there; ``psnr_db``: the range of the visible head over the RMS of the error; ``mae``: in the file's unit.
-    Of a wholly hidden contrast, whose level and scale cannot be known, the best fitting ones are taken, for every
-    estimate alike, and only its voxels in the head count.
     """
-    rows = [{"channel": names[c], **_score([p for p in pieces if p.part.channel == c])} for c in names]
-    return {**_score(pieces), "by_channel": rows}
+    rows = [{"channel": names[c], **score([p for p in pieces if p.part.channel == c])} for c in names]
+    return {**score(pieces), "by_channel": rows}
 
 
-def _score(pieces: Sequence[Piece]) -> dict[str, Any]:
+def score(pieces: Sequence[Piece]) -> dict[str, Any]:
+    """The same, of some pieces together."""
     error, energy, reach, size, count = 0.0, 0.0, 0.0, 0.0, 0
     for one in pieces:
         wrong = one.estimate[one.counts] - one.truth[one.counts]

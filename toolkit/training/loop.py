@@ -16,6 +16,7 @@ from toolkit.interrupts import StopSignals
 from toolkit.model import tokenizers
 from toolkit.model.folder import WEIGHTS, LoadedModel, save_weights
 from toolkit.model.masked import MaskedModel
+from toolkit.objective.image_teacher import ImageTeacher
 from toolkit.objective.objective import Objective, Scored
 from toolkit.progress import Progress
 from toolkit.recipe import Recipe
@@ -31,7 +32,7 @@ class Trainer:
     """Trains a model in a run folder, from its newest checkpoint if there is one.
 
     ``device`` and ``bf16`` as from toolkit.machine; ``inputs`` is the manifest hash of the data; ``teacher`` the model
-    that a recipe with a frozen teacher learns from.
+    that a recipe with a frozen teacher learns from, ``pictures`` the teacher of pictures.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Trainer:
         workers: int = 1,
         inputs: str = "",
         teacher: LoadedModel | None = None,
+        pictures: ImageTeacher | None = None,
     ) -> None:
         self.recipe, self.sampler, self.run = recipe, sampler, run
         self.model = model
         self.device, self.bf16, self.workers = device, bf16, workers
-        frozen = (teacher.model.encoder, teacher.recipe.encoder.width) if teacher is not None else ()
-        self.objective = Objective(recipe, model, tokenizers.build(recipe), sampler.subjects, *frozen).to(device).train()
+        frozen, width = (teacher.model.encoder, teacher.recipe.encoder.width) if teacher is not None else (None, None)
+        objective = Objective(recipe, model, tokenizers.build(recipe), sampler.subjects, frozen, width, pictures)
+        self.objective = objective.to(device).train()
         self.optimizer = optimizer.build(self.objective, recipe, self.objective.rates())
         self.position = Position(0, recipes.fingerprint(recipe), inputs)
 
@@ -107,6 +110,7 @@ class Trainer:
     def _step(self, batch: Batch, step: int, *, detail: bool) -> tuple[Scored, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * optimizer.learning_rate(self.recipe, step)
+        torch.manual_seed(self.recipe.training.seed * 2**31 + step)  # dropout of a step is the same after a resume
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             scored = self.objective(batch, step, self.device, detail=detail)
         self.optimizer.zero_grad(set_to_none=True)

@@ -104,6 +104,8 @@ class Meter:
         found: dict[str, Any] = {"terms": terms, "deviation": deviations}
         if self.detail.rank is not None:
             found["rank"] = round(self.detail.rank, 2)
+        if self.detail.salient is not None:
+            found["salient"] = dict(zip(("visible", "random"), (round(x, 4) for x in self.detail.salient), strict=True))
         return found | {"collapsed": collapsed(self.rows[-1]["step"] / self.recipe.training.steps, scores, self.detail.rank)}
 
     def summary(self, steps: int) -> Summary:
@@ -141,9 +143,13 @@ def progress_line(row: Mapping[str, Any]) -> str:
     if len(row["terms"]) > 1:
         each = "; " + ", ".join(f"{name} {t['loss']:.3f} ({t['trivial']:.3f})" for name, t in row["terms"].items())
     warning = f"; COLLAPSING: {', '.join(row['collapsed'])} no longer varies" if row["collapsed"] else ""
+    salient = ""
+    if "salient" in row:
+        kept, random = (100 * row["salient"][key] for key in ("visible", "random"))
+        salient = f"; salient tokens {kept:.0f} % visible ({random:.0f} % at random)"
     return (
         f"loss {row['loss']:.4f} (trivial {row['loss_trivial']:.4f}){each}; rank {row.get('rank', float('nan')):.1f}, "
-        f"{row['samples_per_s']:.1f} samples/s, data wait {100 * row['data_wait']:.0f} %{warning}"
+        f"{row['samples_per_s']:.1f} samples/s, data wait {100 * row['data_wait']:.0f} %{salient}{warning}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from readers.schema import ReadError
 from toolkit import files, machine
 from toolkit import recipe as recipes
 from toolkit.corpus.batches import BatchSampler, Source
+from toolkit.corpus.contrasts import measure
 from toolkit.corpus.inputs import Failure
 from toolkit.corpus.sources import channel_counts
 from toolkit.errors import ToolkitError, UsageError
 from toolkit.interrupts import StopSignals
 from toolkit.model import folder, masked
 from toolkit.model.folder import LoadedModel
+from toolkit.objective import image_teacher
+from toolkit.objective.image_teacher import ImageTeacher
 from toolkit.progress import Progress
 from toolkit.recipe import Recipe, TermTable
 from toolkit.record import RunRecord, manifest_hash
 from toolkit.report.training import write_report
+from toolkit.training import held_out
 from toolkit.training.loop import Trainer
 from toolkit.training.meter import read_metrics
 from toolkit.training.pictures import reconstructions_png
@@ -31,7 +36,7 @@ INPUTS = "inputs.txt"
 
 
 class Job:
-    """A run in the folder ``out``: :meth:`prepare` checks and creates, :meth:`run` trains."""
+    """A run in the folder ``out``: :meth:`prepare` checks and creates, :meth:`run` trains, and scores what was ``held`` out."""
 
     def __init__(
         self,
@@ -43,8 +48,10 @@ class Job:
         device: torch.device,
         bf16: bool,
         workers: int,
+        held: Sequence[Source] = (),
     ) -> None:
         self.recipe, self.sources, self.failures, self.out = recipe, sources, failures, out
+        self.held = held
         self.device, self.bf16, self.workers = device, bf16, workers
         self.inputs = manifest_hash(
             (f for s in sources for f in s.recording.files),
@@ -56,7 +63,7 @@ class Job:
     def prepare(self, *, init: Path | None, resume: bool, overwrite: bool) -> None:
         """Build the model and the run folder, or take up the run that is there. Raises UsageError before any work."""
         model = masked.build(self.recipe)
-        teacher = _teacher(self.recipe)
+        teacher, pictures = _teacher(self.recipe), _pictures(self.recipe)
         if init is not None:
             weights = init if init.is_file() else init / folder.WEIGHTS
             self.fresh = folder.start_from(model, folder.read_weights(weights, init), weights)
@@ -82,6 +89,7 @@ class Job:
             workers=self.workers,
             inputs=self.inputs,
             teacher=teacher,
+            pictures=pictures,
         )
         done = self.trainer.resume() if resume else 0
         parameters = sum(p.numel() for p in model.parameters())
@@ -101,7 +109,7 @@ class Job:
             parameters=parameters,
             failures=[f.__dict__ for f in self.failures],
             init=str(init) if init else None,
-            teacher_hash=teacher.hash if teacher else None,
+            teacher_hash=teacher.hash if teacher else pictures.hash if pictures else None,
         )
 
     def run(self, progress: Progress, stop: StopSignals) -> dict[str, Any]:
@@ -113,12 +121,16 @@ class Job:
             self.record.write(self.out / folder.RUN, exit_code=problem.exit_code)
             raise
         self.failures += [Failure(path, reason) for path, reason in self.trainer.sampler.broken.items()]
-        self._report()
+        held = self._held_out()
+        self._report(held)
+        if (contrasts := measure(self.sources, self.recipe)) is not None:
+            self.record.add(contrasts=contrasts.document())
         facts = {
             "run": str(self.out),
             "steps": summary.steps,
             "loss": summary.loss,
             "loss_trivial": summary.trivial,
+            "held_out": held,
             "samples_per_s": summary.samples_per_s,
             "peak_memory_mb": machine.peak_memory_mb(),
             "seconds": summary.seconds,
@@ -127,7 +139,21 @@ class Job:
         self.record.write(self.out / folder.RUN, exit_code=3 if self.failures else 0)
         return facts
 
-    def _report(self) -> None:
+    def _held_out(self) -> dict[str, Any] | None:
+        """What the recordings cost that were held out, if any were and one of them can be read."""
+        if not self.held:
+            return None
+        with contextlib.suppress(ReadError):
+            found = held_out.score(self.trainer.objective, self.held, self.recipe, self.device, bf16=self.trainer.bf16)
+            return {
+                "loss": found.loss,
+                "loss_trivial": found.trivial,
+                "recordings": found.recordings,
+                "subjects": found.subjects,
+            }
+        return None
+
+    def _report(self, held: dict[str, Any] | None) -> None:
         """Write report.html. A picture that cannot be drawn for want of readable data is left out."""
         sampler, panels = self.trainer.sampler, None
         with contextlib.suppress(ReadError):
@@ -141,6 +167,11 @@ class Job:
             "subjects": len(sampler.subjects),
             "device": str(self.device),
         }
+        if held is not None:
+            facts["held out"] = (
+                f"{held['recordings']} recordings of {held['subjects']} subjects: loss {held['loss']:.4g}, "
+                f"where the trivial prediction costs {held['loss_trivial']:.4g}"
+            )
         write_report(
             self.out,
             headline=self.headline,
@@ -181,6 +212,18 @@ def _teacher(recipe: Recipe) -> LoadedModel | None:
                 "not the same. Train the student with the teacher's: see recipe.toml there."
             )
     return teacher
+
+
+def _pictures(recipe: Recipe) -> ImageTeacher | None:
+    """The teacher of pictures of a recipe that has one. Raises UsageError where none is given, or it cannot be used."""
+    if recipe.teacher is None or recipe.teacher.kind != "image":
+        return None
+    if not recipe.teacher.path:
+        raise UsageError(
+            f"Recipe '{recipe.name}' learns from an image model: say which with --set teacher.path=FILE. It is "
+            f"{image_teacher.HOW}."
+        )
+    return image_teacher.load(Path(recipe.teacher.path))
 
 
 def _in_words(term: TermTable) -> str:

@@ -8,7 +8,12 @@ from toolkit.corpus.framing.signals import SignalFraming
 from toolkit.corpus.framing.volumes import VolumeFraming
 from toolkit.recipe import PointData, Recipe, SignalData, SpectrogramTokens
 
-__all__ = ["Framing", "Piece", "build"]
+__all__ = ["Framing", "Piece", "SignalFraming", "build", "placed_only"]
+
+
+def placed_only(recipe: Recipe) -> bool:
+    """Whether the model tells channels apart by their places alone, so that it cannot take one without."""
+    return getattr(recipe.encoder, "channels", "code") == "none"
 
 
 def build(recipe: Recipe) -> Framing:
@@ -18,7 +23,8 @@ def build(recipe: Recipe) -> Framing:
         if isinstance(recipe.tokenizer, SpectrogramTokens):
             return SignalFraming(recipe.data, 1, recipe.tokenizer.frame(recipe.data.rate_hz))
         assert recipe.tokenizer.kind == "signal"
-        return SignalFraming(recipe.data, recipe.tokenizer.patch, recipe.tokenizer.patch)
+        table, placed = recipe.tokenizer, placed_only(recipe)
+        return SignalFraming(recipe.data, table.step, table.patch, overlap=table.patch - table.step, placed=placed)
     if isinstance(recipe.data, PointData):
         return PointFraming(recipe.data)
     assert recipe.tokenizer.kind == "volume"

@@ -74,7 +74,10 @@ class PointFraming(Framing):
         valid = np.zeros((3, self.data.points), bool)
         valid[:, :taken] = True
         channel = replace(recording.channels[0], name="xyz", canonical="xyz")
-        return Scaled.of(values, valid, (channel,), unit_sphere(rows.coords[picked]), window)
+        scaling = unit_sphere(rows.coords[picked])
+        if rng is not None and self.data.augment:
+            scaling = stretched(scaling, rng)
+        return Scaled.of(values, valid, (channel,), scaling, window)
 
     def _rows(self, recording: Recording, window: Extent) -> PointSample:
         assert isinstance(recording, PointsLike) and isinstance(window, Window)
@@ -121,6 +124,12 @@ class PointFraming(Framing):
         """A group of points lies anywhere in its window, so the window's rows."""
         start, stop = self.interval(recording, window)
         return np.full(len(coords), start), np.full(len(coords), stop)
+
+
+def stretched(scaling: Scaling, rng: np.random.Generator) -> Scaling:
+    """A transform, and then each axis times U(2/3, 3/2) and plus U(-0.2, 0.2)."""
+    factor, shift = rng.uniform(2 / 3, 3 / 2, 3), rng.uniform(-0.2, 0.2, 3)
+    return Scaling(scaling.offset - scaling.scale * shift / factor, scaling.scale / factor)
 
 
 def unit_sphere(coords: NDArray[np.float32]) -> Scaling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,24 +12,32 @@ from readers.schema import Recording, SignalLike, SignalSample, Window
 from toolkit.corpus import windows
 from toolkit.corpus.framing.base import Framing, Piece
 from toolkit.corpus.scaled import Extent, Scaled
+from toolkit.corpus.sessions import Sessions
 from toolkit.recipe import SignalData
 
 
 class SignalFraming(Framing):
-    """``step``: a window is a multiple of so many samples of the model's grid, and has at least ``least``."""
+    """``step``: a window is a multiple of so many samples of the model's grid, and has at least ``least``.
+
+    With ``overlap`` samples shared by neighbouring patches it is the whole patches that fit into the seconds asked for.
+    ``placed``: channels without a place are left out.
+    """
 
     unit = scale = "s"
 
-    def __init__(self, data: SignalData, step: int, least: int) -> None:
+    def __init__(self, data: SignalData, step: int, least: int, *, overlap: int = 0, placed: bool = False) -> None:
         self.data, self.step, self.least, self.rate = data, step, least, data.rate_hz
+        self.overlap, self.placed = overlap, placed
         self.window = self._samples(data.window_s)
+        self.sessions = Sessions(data)
 
     def _samples(self, seconds: float) -> int:
-        return max(self.least, round(seconds * self.rate / self.step) * self.step)
+        steps = (seconds * self.rate - self.overlap) / self.step
+        return max(self.least, (math.floor(steps + 1e-6) if self.overlap else round(steps)) * self.step + self.overlap)
 
     def channels(self, recording: Recording) -> list[int]:
         """Usable channels of the recipe's kinds."""
-        return windows.channels_for(recording, self.data)
+        return windows.channels_for(recording, self.data, placed=self.placed)
 
     def length(self, recording: Recording) -> int:
         """Samples on the model's grid."""
@@ -43,14 +52,17 @@ class SignalFraming(Framing):
         return max(1, length // self.window)
 
     def layout(self, channels: Sequence[int]) -> int:
-        """Channels after the choice, or after the downmix."""
+        """Channels after the choice, or after the downmix; 0 where samples of any number of them share a batch."""
+        return 0 if self.data.mixed else self._taken(channels)
+
+    def _taken(self, channels: Sequence[int]) -> int:
         return 1 if self.data.downmix else min(len(channels), self.data.most_channels)
 
     def choose(self, channels: Sequence[int], rng: np.random.Generator) -> list[int]:
         """At most ``most_channels`` at random, in the order of the file."""
         if self.data.downmix:
             return list(channels)
-        return np.sort(rng.choice(channels, size=self.layout(channels), replace=False)).tolist()
+        return np.sort(rng.choice(channels, size=self._taken(channels), replace=False)).tolist()
 
     def draw(self, recording: Recording, length: int, rng: np.random.Generator) -> Window:
         """A window that lies inside the recording where it is long enough."""
@@ -62,7 +74,8 @@ class SignalFraming(Framing):
     ) -> Scaled:
         """Resampled to the model's rate, then scaled."""
         assert isinstance(recording, SignalLike) and isinstance(window, Window)
-        return windows.load(recording, window, self.data, channels)
+        session = self.sessions.of(recording, channels) if self.data.scaling == "session" else None
+        return windows.load(recording, window, self.data, channels, session)
 
     def plan(self, recording: Recording, window: float, stride: float) -> list[Extent]:
         """In steps of ``stride``; the last may reach past the end."""
@@ -96,7 +109,7 @@ class SignalFraming(Framing):
 
     def mismatches(self, recording: Recording, known: Sequence[str], chosen: Sequence[int]) -> list[str]:
         """Lost bandwidth, channels without a place, unknown and unused channels."""
-        return windows.mismatches(recording, self.data, known, chosen)
+        return windows.mismatches(recording, self.data, known, chosen, placed=self.placed)
 
     def token_intervals(
         self, recording: Recording, window: Extent, coords: NDArray[np.float32]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from threading import Lock
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from readers.schema import Box, ReadError, Recording, VolumeLike, VolumeSample
+from readers.volume_grid import spacing_of, turn_of, turned_grid
 from toolkit.corpus import windows
 from toolkit.corpus.framing.base import Framing, Piece
 from toolkit.corpus.scaled import Extent, Scaled, Scaling
@@ -19,6 +21,7 @@ from toolkit.recipe import VolumeData
 SPARE = 1.1  # a head that is larger than a window by less than this share is still shown by one
 FINE_MM = 2.0  # what hand-crafted features see, however coarse the model's grid
 THICK = 3  # tokens; a file thinner than that along an axis is a slab
+APART = 0.1  # of a voxel; contrasts that lie closer are on one grid, whatever the rounding of their headers
 LEAST = 0.02  # planes with less than this share of the fullest plane's bright voxels lie outside the head
 
 Affine = NDArray[np.float64]
@@ -40,10 +43,12 @@ class VolumeFraming(Framing):
         return max(1, round(mm / self.spacing / self.step)) * self.step
 
     def channels(self, recording: Recording) -> list[int]:
-        """Contrasts of the recipe's kinds."""
+        """Contrasts of the recipe's kinds. Raises ReadError also where they lie on several grids, if those are to be the same."""
         chosen = windows.channels_for(recording, self.data)
         if not isinstance(recording, VolumeLike):
             raise ReadError(f"'{recording.path.name}' holds no volume")
+        if self.data.grids == "same":
+            check_grids(recording, chosen)
         return chosen
 
     def length(self, recording: Recording) -> int:
@@ -67,14 +72,21 @@ class VolumeFraming(Framing):
         return np.sort(rng.choice(channels, size=self.layout(channels), replace=False)).tolist()
 
     def head(self, recording: VolumeLike) -> Box:
-        """The box of the bright voxels of the first contrast the model reads, on the model's grid; kept for each recording."""
+        """The box of the bright voxels of the first contrast the model reads, on the model's grid; kept for each recording.
+
+        Where nothing of that one is there, of the next.
+        """
         key = (recording.path, recording.files)
         with self._lock:
             known = self._heads.get(key)
         if known is None:
             shape, _ = recording.grid(self.spacing)
-            sample = recording.read(Box((0, 0, 0), shape), spacing_mm=self.spacing, channels=self.channels(recording)[:1])
-            known = bright_box(sample.values[0], sample.valid[0])
+            for channel in self.channels(recording):  # the first of which anything is there
+                sample = recording.read(Box((0, 0, 0), shape), spacing_mm=self.spacing, channels=[channel])
+                known = bright_box(sample.values[0], sample.valid[0])
+                if sample.valid.any():
+                    break
+            assert known is not None
             with self._lock:
                 self._heads[key] = known
         return known
@@ -99,10 +111,12 @@ class VolumeFraming(Framing):
     def load(
         self, recording: Recording, window: Extent, channels: Sequence[int], rng: np.random.Generator | None = None
     ) -> Scaled:
-        """Brought to the model's spacing, each contrast scaled by its bright voxels."""
+        """Brought to the model's spacing, each contrast scaled by its own voxels; with ``rng`` turned and shifted at random."""
         assert isinstance(recording, VolumeLike) and isinstance(window, Box)
         sample = recording.read(window, spacing_mm=self.spacing, channels=channels)
-        return Scaled.of(sample.values, sample.valid, sample.channels, fit_scaling(sample.values, sample.valid), window)
+        scaling = fit_scaling(sample.values, sample.valid, self.data.scaling)
+        scaled = Scaled.of(sample.values, sample.valid, sample.channels, scaling, window)
+        return scaled if rng is None else augmented(scaled, self.data, rng)
 
     def plan(self, recording: Recording, window: float, stride: float) -> list[Extent]:
         """One cube centred on the head, or as many as cover it in steps of at most ``stride``."""
@@ -200,17 +214,63 @@ def bright_box(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Box:
     return Box((x0, y0, z0), (x1, y1, z1))
 
 
-def fit_scaling(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> Scaling:
-    """Mean and deviation of each contrast's voxels above its mean, which leaves most of the air out: (C, X, Y, Z)."""
+def fit_scaling(values: NDArray[np.float32], valid: NDArray[np.bool_], of: str = "bright") -> Scaling:
+    """Mean and deviation of some voxels of each contrast, (C, X, Y, Z): those above its mean, which leaves most of the air out.
+
+    ``of = "nonzero"``: those that are not zero, as BM-MAE (2505.00568) takes of skull-stripped heads.
+    """
     offset, scale = np.zeros(len(values)), np.ones(len(values))
     for channel in range(len(values)):
         known = values[channel][valid[channel]].astype(np.float64)
-        bright = known[known > known.mean()] if known.size else known
-        if bright.size:
-            offset[channel], scale[channel] = bright.mean(), bright.std() or 1.0
+        chosen = known[known > known.mean() if of == "bright" else known != 0] if known.size else known
+        if chosen.size:
+            offset[channel], scale[channel] = chosen.mean(), chosen.std() or 1.0
         elif known.size:
             offset[channel] = known[0]  # constant
     return Scaling(offset, scale)
+
+
+def augmented(scaled: Scaled, data: VolumeData, rng: np.random.Generator) -> Scaled:
+    """Axes turned round with the odds ``flips``; what is valid times 1 +- ``gain``, moved by +- ``shift``, as BM-MAE trains.
+
+    All contrasts alike. What the window shows is then no longer where it says.
+    """
+    turned = tuple(axis + 1 for axis, odds in enumerate(rng.random(3)) if odds < data.flips)
+    gain, shift = 1 + rng.uniform(-data.gain, data.gain), rng.uniform(-data.shift, data.shift)
+    valid = np.ascontiguousarray(np.flip(scaled.valid, turned))
+    changed = np.where(valid, gain * np.flip(scaled.values, turned) + shift, 0.0).astype(np.float32)
+    return replace(scaled, values=changed, valid=valid)
+
+
+def check_grids(recording: VolumeLike, channels: Sequence[int]) -> None:
+    """Raises ReadError, with both grids, where a contrast does not lie voxel on voxel with the first of ``channels``.
+
+    The order and direction of the stored axes do not matter.
+    """
+    first, *others = channels
+    shape, affine = _turned(recording, first)
+    for other in others:
+        size, where = _turned(recording, other)
+        corners = np.array(list(product(*((0, n - 1) for n in shape), (1,)))).T
+        apart = np.abs((where - affine) @ corners).max()
+        if size == shape and apart <= APART * spacing_of(affine).min():
+            continue
+        words = [
+            f"{' x '.join(map(str, n))} voxels of {' x '.join(f'{s:.3g}' for s in spacing_of(a))} mm"
+            for n, a in ((size, where), (shape, affine))
+        ]
+        moved = f", up to {apart:.3g} mm elsewhere" if words[0] == words[1] else ""
+        raise ReadError(
+            f"'{recording.path.name}': {recording.channels[other].name} lies on another grid ({words[0]}{moved}) than "
+            f"{recording.channels[first].name} ({words[1]}); contrasts of one session have to be registered and resampled to one "
+            "grid. A model trained with data.grids = 'headers' takes them as their headers place them"
+        )
+
+
+def _turned(recording: VolumeLike, channel: int) -> tuple[tuple[int, int, int], Affine]:
+    affine = recording.affine_of(channel)
+    grid = turned_grid(recording.shape_of(channel), affine, turn_of(affine))
+    return grid.shape, grid.affine
 
 
 def _starts(low: int, high: int, side: int, step: int) -> list[int]:

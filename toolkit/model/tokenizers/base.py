@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.corpus.batches import Batch
-from toolkit.model.pictures import fold, unfold
+from toolkit.model.pictures import averaged, fold, overlapping, unfold
 from toolkit.model.tokens import TokenSet
 
 UNSCALED = -1  # TokenSet.scale of tokens whose amplitude has a fixed unit
@@ -22,8 +22,10 @@ FLOOR = 0.01  # power below which a spectrum no longer counts, in that of white 
 
 
 class Tokenizer(ABC):
-    """``values``: numbers a token; ``spectrum_size`` and ``changes_size``: numbers of those targets."""
+    """``values``: numbers a token; ``spectrum_size`` and ``changes_size``: numbers of those targets; ``least``: points of a
+    cloud that fill all tokens."""
 
+    least: int = 1
     values: int
     spectrum_size: int
     changes_size: int
@@ -61,25 +63,31 @@ class GridTokenizer(Tokenizer):
     """Tokens that tile a picture of each channel: a signal, a spectrogram or a volume.
 
     ``patch_shape``: sides of a token along the axes of its grid, in which order its values are, the last one fastest.
+    ``patch_steps``: from one token to the next; where they are shorter than the sides, tokens overlap.
     """
 
-    def __init__(self, patch_shape: Sequence[int]) -> None:
+    def __init__(self, patch_shape: Sequence[int], steps: Sequence[int] | None = None) -> None:
         self.patch_shape = tuple(patch_shape)
+        self.patch_steps = tuple(steps or patch_shape)
         self.values = math.prod(self.patch_shape)
         self.spectrum_size = self.values // self.patch_shape[-1] * (self.patch_shape[-1] // 2 + 1)
         self.changes_size = sum(self.values // side * (side - lag) for side in self.patch_shape for lag in LAGS if lag < side)
 
     def dense(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Patches (B, N, values) on a grid (C, *steps) to the pictures they tile, (B, C, *sides)."""
+        """Patches (B, N, values) on a grid (C, *steps) to the pictures they cover, (B, C, *sides); overlaps are averaged."""
+        if self.patch_steps != self.patch_shape:
+            return averaged(patches, grid, self.patch_shape, self.patch_steps)
         return fold(patches, grid, self.patch_shape)[:, 0].unflatten(0, (len(patches), grid[0]))
 
     def cut(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, C, *sides) to patches (B, N, values); the inverse of :meth:`dense`."""
+        """Pictures (B, C, *sides) to patches (B, N, values), which :meth:`dense` puts back; overlapping ones drop a tail."""
+        if self.patch_steps != self.patch_shape:
+            return overlapping(pictures, self.patch_shape, self.patch_steps)
         steps = (n // side for n, side in zip(pictures.shape[2:], self.patch_shape, strict=True))
         return unfold(pictures, (pictures.shape[1], *steps), self.patch_shape)
 
     def untokenize(self, patches: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Patches (B, N, values) back to what they were cut from, (B, C, *sides)."""
+        """Patches (B, N, values) back to what they were cut from, (B, C, *sides); overlapping samples are averaged."""
         return self.dense(patches, grid)
 
     def normalised(self, patches: Tensor) -> Tensor:

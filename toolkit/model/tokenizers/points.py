@@ -32,8 +32,8 @@ class PointGroups(Tokenizer):
     """
 
     def __init__(self, table: PointTokens) -> None:
-        self.centres, self.neighbours = table.centres, table.neighbours
-        self.values = 3 * table.neighbours
+        self.centres, self.neighbours, self.norm = table.centres, table.neighbours, table.norm
+        self.values, self.least = 3 * table.neighbours, max(table.centres, table.neighbours)
         self.spectrum_size = table.neighbours + 3
         self.changes_size = 3 * sum(table.neighbours - lag for lag in LAGS if lag < table.neighbours)
 
@@ -64,6 +64,8 @@ class PointGroups(Tokenizer):
 
     def embedder(self, width: int) -> nn.Module:
         """The small PointNet."""
+        if self.norm == "batch":
+            return BatchPointEmbedding(self.neighbours, width)
         return PointEmbedding(self.neighbours, width)
 
     def normalised(self, patches: Tensor) -> Tensor:
@@ -119,6 +121,31 @@ class PointEmbedding(nn.Module):
         each = self.first(patches.unflatten(2, (self.neighbours, 3)))
         together = each.amax(2, keepdim=True).expand_as(each)
         return self.second(torch.cat([together, each], dim=-1)).amax(2)
+
+
+class BatchPointEmbedding(nn.Module):
+    """The same with norms over the batch, and Point-MAE's widths (128, 256, 512 for 384 features, else in proportion).
+
+    Groups that are not there, which are zeros, have no part in the statistics.
+    """
+
+    def __init__(self, neighbours: int, width: int) -> None:
+        super().__init__()
+        self.neighbours, unit = neighbours, max(8, width // 3)
+        self.first = nn.Sequential(nn.Linear(3, unit), nn.BatchNorm1d(unit), nn.ReLU(), nn.Linear(unit, 2 * unit))
+        self.second = nn.Sequential(
+            nn.Linear(4 * unit, 4 * unit), nn.BatchNorm1d(4 * unit), nn.ReLU(), nn.Linear(4 * unit, width)
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, N, 3 * neighbours) -> (B, N, width); zero for groups that are not there."""
+        there = (patches != 0).any(-1)
+        groups = patches[there].unflatten(1, (self.neighbours, 3))  # (M, k, 3)
+        each = self.first(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
+        together = each.amax(1, keepdim=True).expand_as(each)
+        both = self.second(torch.cat([together, each], dim=-1).flatten(0, 1)).unflatten(0, groups.shape[:2])
+        found = both.amax(1)
+        return found.new_zeros(*there.shape, found.shape[-1]).masked_scatter(there[..., None], found)
 
 
 def _times(matrix: Tensor, points: Tensor) -> Tensor:
