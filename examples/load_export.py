@@ -184,8 +184,9 @@ def pooled(kind, states, extra, valid):
         return extra[:, 0]
     largest = states.masked_fill(~valid[..., None], -torch.inf).amax(1).nan_to_num(neginf=0.0)
     if kind in ("max", "meanmax", "classmax"):
-        before = {"max": [], "meanmax": [mean(states)], "classmax": [extra[:, 0]]}[kind]
-        return torch.cat([*before, largest], dim=-1) if before else largest
+        if kind == "max":
+            return largest
+        return torch.cat([extra[:, 0] if kind == "classmax" else mean(states), largest], dim=-1)
     center = mean(states)
     if kind == "mean":
         return center

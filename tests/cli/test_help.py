@@ -30,6 +30,8 @@ COMMANDS = [
     ["readers"],
     ["doctor"],
     ["demo"],
+    ["import"],
+    ["export"],
     ["recipes"],
     ["recipes", "ls"],
     ["recipes", "show"],
@@ -59,9 +61,10 @@ def test_readers_and_recipes(toolkit, tmp_path: Path) -> None:
     assert all({"name", "domains", "suffixes"} <= set(reader) for reader in toolkit("readers", "--json").document)
     assert "wfdb" in toolkit("readers").out
     rows = toolkit("recipes", "ls", "--json").document
-    keys = {"name", "domains", "backend", "objective", "paper", "parameters", "sizes"}
+    keys = {"name", "domains", "backend", "objective", "paper", "parameters", "sizes", "presets"}
     assert all(set(row) == keys and row["parameters"] > 0 and row["sizes"] for row in rows)
     of = {row["name"]: row for row in rows}
+    assert of["reve"]["presets"] == ["wide"] and of["point-mae"]["presets"] == []
     assert (of["csfm"]["domains"], of["csfm"]["backend"]) == (["cardiac"], "vit")
     assert (len(of["spark"]["domains"]), of["spark"]["backend"]) == (5, "convnet")
     assert [line.split()[0] for line in toolkit("recipes", "ls").out.splitlines()] == list(of)

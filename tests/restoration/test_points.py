@@ -31,7 +31,7 @@ SMALL = {
     "data.window_rows": 4096,
     "tokenizer.centres": 8,
     "tokenizer.neighbours": 8,
-    "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64},
+    "encoder": {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64, "class_token": True},
     "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
 }
 

@@ -138,7 +138,7 @@ def _level(lowest: NDArray[np.float64], thick: float) -> NDArray[np.float64] | N
         plane = np.linalg.lstsq(np.column_stack([lowest[:, :2], np.ones(len(lowest))]), lowest[:, 2], rcond=None)[0]
         above = lowest[:, 2] - lowest[:, :2] @ plane[:2] - plane[2]
         if above.max() <= thick:
-            return plane if np.hypot(*plane[:2]) <= STEEPEST else None
+            return plane.astype(np.float64) if np.hypot(*plane[:2]) <= STEEPEST else None
         lowest = lowest[above < np.quantile(above, 0.9)]  # fewer each time: the highest one goes
     return None
 
