@@ -64,7 +64,8 @@ def train(run, recipe, sources, *, resume=False, fails_at=None):
 
 
 def test_every_recipe_with_data_of_its_own_is_tried_here():
-    assert [name for name in recipes.names() if "data" in tomllib.loads(recipes.source(name))] == NAMES
+    own = {name for name in recipes.names() if "data" in tomllib.loads(recipes.source(name))}
+    assert own == {*NAMES, "audio-mae", "point-mae"}  # which are bird-mae's and point-cmae's parts with other numbers
     assert sorted(recipes.SYSTEMS.values()) == NAMES  # objectives are laid over these
 
 

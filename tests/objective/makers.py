@@ -48,6 +48,8 @@ def small(name: str, domain: str, **changes: Any) -> Recipe:
     flags: dict[str, Any] = {f"decoder.{key}": value for key, value in DECODER.items()} | CUT[whole.tokenizer.kind]
     flags |= {f"encoder.{key}": value for key, value in BACKBONES.get(whole.encoder.kind, BLOCKS).items()}
     flags |= {"mask.neighbourhoods": 4} if whole.mask.neighbourhoods else {}
+    if whole.tokenizer.kind == "points" and any(one.fill != ("drop",) for one in whole.passes):
+        flags["tokenizer.norm"] = "layer"  # norms over the batch mix whatever enters, by their nature
     flags |= {f"terms.{k}.depth": min(2, term.depth) for k, term in enumerate(whole.terms) if term.depth}
     flags |= {f"terms.{k}.codes": 16 for k, term in enumerate(whole.terms) if term.codes}
     flags |= {"training.steps": 80, "training.batch_size": 8, "training.seed": 3, "optimizer.learning_rate": 3e-3}

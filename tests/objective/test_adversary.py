@@ -143,9 +143,25 @@ def trained(recipe: Recipe, steps: int = 160) -> Objective:
     return objective
 
 
+PLAIN: dict[str, object] = {  # the blocks, places and steps that the thresholds below were seen with
+    "data__scaling": "kind",
+    "position": {"longest": (0.5, 0.5, 0.5, 20), "shortest": (0.03, 0.03, 0.03, 0.25), "rotary": ("t",)},
+    "encoder__norm": "layer",
+    "encoder__activation": "gelu",
+    "encoder__bias": "all",
+    "encoder__final_norm": True,
+    "encoder__channels": "code",
+    "encoder__init": "xavier",
+    "decoder": {"width": 32, "depth": 1, "heads": 2, "head_width": 16, "mlp": 64},
+    "optimizer": {"learning_rate": 3e-3, "betas": (0.92, 0.999), "weight_decay": 0.01},
+    "embedding": {"layer": -2, "pool": "meanmax"},
+    "mask": {"ratio": 0.55, "ways": {"spans": 1.0, "gaps": 0.3, "groups": 0.5}, "span_patches": (1, 6)},
+}
+
+
 def test_the_adversary_takes_the_subject_out_of_the_embedding_and_leaves_the_label():
     narrow = {"encoder__width": 8, "encoder__head_width": 4, "encoder__mlp": 16, "encoder__depth": 1}
-    recipe = small("iat", "eeg", terms__0__target="patch_norm", terms__1__gate_scale=10.0, **narrow)
+    recipe = small("iat", "eeg", terms__0__target="patch_norm", terms__1__gate_scale=10.0, **narrow, **PLAIN)
     subject_before, label_before = decoded(engine(recipe))
     subject_without, _ = decoded(trained(recipe.model_copy(update={"terms": recipe.terms[:1]})))
     subject, label = decoded(trained(recipe))

@@ -87,7 +87,8 @@ class GridPositions(nn.Module):
     """A vector for each cell of a grid: sines and cosines of the cell's number along each axis to begin with.
 
     An axis of one cell is not looked at. The width is shared out among the others, frequencies 10000^(-k / K) as in MAE
-    (2111.06377). Raises ValueError for places outside the grid.
+    (2111.06377). A place outside, which only tokens that are not valid should
+    have, counts as in the last cell.
     """
 
     cell: Tensor
@@ -104,10 +105,7 @@ class GridPositions(nn.Module):
         """coords (B, N, 4) in physical units -> (B, N, width)."""
         count = torch.tensor(self.cells, device=coords.device)
         number = torch.where(count > 1, ((coords - self.middle) / self.cell + count / 2).floor().long(), 0)
-        if bool(((number < 0) | (number >= count)).any()):
-            raise ValueError(
-                f"tokens lie outside the grid of {self.cells} cells of positions; the window is longer than the model's"
-            )
+        number = torch.minimum(number.clamp(min=0), count - 1)
         step = torch.tensor([math.prod(self.cells[axis + 1 :]) for axis in range(4)], device=coords.device)
         return self.table[(number * step).sum(-1)]
 
