@@ -17,7 +17,13 @@ SMALL = {"width": 32, "depth": 2, "heads": 2, "head_width": 16, "mlp": 64}
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    flags = {"data.points": 256, "tokenizer.centres": 16, "tokenizer.neighbours": 16, "encoder": SMALL | {"class_token": True}, "decoder": SMALL}
+    flags = {
+        "data.points": 256,
+        "tokenizer.centres": 16,
+        "tokenizer.neighbours": 16,
+        "encoder": SMALL | {"class_token": True},
+        "decoder": SMALL,
+    }
     return recipes.resolve("point-cmae", size="tiny", flags=flags)
 
 
