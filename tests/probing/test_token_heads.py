@@ -176,7 +176,7 @@ def test_prototypes_see_tokens_less_the_class_state_and_attention_does_not() -> 
     plain = prototypes(x, y, x.take(np.arange(3)), THREE, (0,), Effort())
     np.testing.assert_allclose(prototypes(moved, y, moved.take(np.arange(3)), THREE, (0,), Effort()), plain, atol=0.02)
     seen = attentive(moved, y, moved.take(np.arange(3)), THREE, (0,), Effort())
-    assert np.abs(seen - attentive(x, y, x.take(np.arange(3)), THREE, (0,), Effort())).max() > 1e-6
+    assert np.abs(seen - attentive(x, y, x.take(np.arange(3)), THREE, (0,), Effort())).max() > 1e-4
 
 
 def test_attention_predicts_numbers_in_their_unit() -> None:
