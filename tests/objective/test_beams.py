@@ -118,7 +118,8 @@ def arms():
     dense, sparse = pairs(48, seed=100)  # objects that training does not hold
     corpus = [pairs(16, seed=seed)[0] for seed in range(6)]
     term = {"name": "beams", "predictor": "pool", "target": "view", "truth": 1, "loss": "nce", "temperature": 0.1}
-    cut = {"data__points": POINTS, "tokenizer__norm": "layer", "terms": [term]}  # norms over a batch need longer runs
+    more = {"tokenizer__norm": "layer", "optimizer__learning_rate": 1e-3}  # norms over a batch need longer runs
+    cut = {"data__points": POINTS, "terms": [term], **more}
     found = {}
     for view in ("beams", "plain"):
         look = {"view": view, "mask": {"ratio": 0.0, "ways": {"random": 1.0}}}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.published.vits import released, states_of, tokens_of, vit
+from toolkit.cli.embed import options_for
 from toolkit.embedding.pooling import pooled
+from toolkit.errors import UsageError
 from toolkit.model import masked
 from toolkit.model.masked import MaskedModel
 from toolkit.published import audio_mae, bird_mae, mae, read
@@ -90,6 +93,7 @@ def test_a_picture_of_three_equal_colours_is_seen_by_mae_as_its_spectrogram(side
 
 @torch.inference_mode()
 def test_a_longer_window_than_the_table_is_refused():
-    model = imported(released(vit((512, 128))), bird_mae.RELEASE)
-    with pytest.raises(ValueError, match="outside the grid"):
-        model.features(tokens_of(torch.zeros(1, 128, 33 * 16), 16, 0.16))
+    loaded = SimpleNamespace(recipe=imported(released(vit((512, 128))), bird_mae.RELEASE).recipe)
+    assert options_for(loaded, "window", None, None, None, None, "auto").window == loaded.recipe.data.window
+    with pytest.raises(UsageError, match="longer than the .* that this model has positions for"):
+        options_for(loaded, "window", 2 * loaded.recipe.data.window, None, None, None, "auto")
