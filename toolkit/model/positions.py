@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from toolkit.recipe import PositionTable
 
@@ -87,8 +88,7 @@ class GridPositions(nn.Module):
     """A vector for each cell of a grid: sines and cosines of the cell's number along each axis to begin with.
 
     An axis of one cell is not looked at. The width is shared out among the others, frequencies 10000^(-k / K) as in MAE
-    (2111.06377). A place outside, which only tokens that are not valid should
-    have, counts as in the last cell.
+    (2111.06377). A place outside, which only tokens that are not valid should have, counts as in the last cell.
     """
 
     cell: Tensor
@@ -107,7 +107,8 @@ class GridPositions(nn.Module):
         number = torch.where(count > 1, ((coords - self.middle) / self.cell + count / 2).floor().long(), 0)
         number = torch.minimum(number.clamp(min=0), count - 1)
         step = torch.tensor([math.prod(self.cells[axis + 1 :]) for axis in range(4)], device=coords.device)
-        return self.table[(number * step).sum(-1)]
+        # Not an index into the table: its gradient adds up in no fixed order on several cores, and runs would not resume exactly.
+        return functional.embedding((number * step).sum(-1), self.table)
 
 
 def grid_sines(cells: Sequence[int], width: int) -> Tensor:
