@@ -42,6 +42,24 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool, what: str) -> Iterator[Path]:
+    """Yield a temporary folder's path beside ``path``; on success it takes the place of what may be overwritten there.
+
+    Raises UsageError as :func:`check_folder` does.
+    """
+    check_folder(path, overwrite=overwrite, what=what)
+    building = path.resolve().with_name(f".{path.resolve().name}.{os.getpid()}.tmp")
+    try:
+        yield building
+        claim_output(path, overwrite=overwrite, what=what)
+        if path.is_dir():
+            path.resolve().rmdir()  # empty by now
+        building.replace(path.resolve())
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic(path) as temporary:

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 
 def available_cores() -> int:
-    """Cores this process may use: its affinity, limited by the cgroup's CPU quota and by OMP_NUM_THREADS."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return min(int(asked), _cores())
-    return _cores()
-
-
-def _cores() -> int:
+    """Cores this process may use: its affinity, limited by the cgroup's CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -31,11 +24,18 @@ def _cores() -> int:
     return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
+def _threads() -> int:
+    """Threads for torch: a core each, or as many as OMP_NUM_THREADS asks for."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = available_cores()
+    return min(int(asked), cores) if asked.isdecimal() and int(asked) > 0 else cores
+
+
 def use_device(name: str) -> torch.device:
     """The torch device for auto|cpu|cuda|mps, with thread counts set. Raises UsageError."""
     import torch
 
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(_threads())
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(n for n in ("cuda", "mps", "cpu") if have[n])

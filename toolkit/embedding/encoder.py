@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from readers.schema import FloatArray, ReadError, Recording
 from toolkit.corpus import framing
 from toolkit.corpus.batches import collate
 from toolkit.corpus.scaled import Extent, Scaled
-from toolkit.embedding.pooling import pooled, pooled_width
+from toolkit.embedding.pooling import pooled_width, vectors
 from toolkit.model import tokenizers
 from toolkit.model.masked import MaskedModel
 from toolkit.model.states import States
@@ -84,9 +84,9 @@ class RecordingEncoder:
                 yield self._token_rows(recording, part, batch[0], tokens, states.last.float())
                 continue
             kept = tokens.valid.any(1)
-            vectors = self._pooled(tokens, states, tokens.valid).float()[kept].cpu().numpy()
+            pooled = self._pooled(tokens, states, tokens.valid).float()[kept].cpu().numpy()
             spans = np.array([self.framing.interval(recording, window) for window in part])[kept.cpu().numpy()]
-            yield Rows(spans[:, 0], spans[:, 1], vectors)
+            yield Rows(spans[:, 0], spans[:, 1], pooled)
 
     def _token_rows(
         self, recording: Recording, part: Sequence[Extent], sample: Scaled, tokens: TokenSet, states: torch.Tensor
@@ -105,9 +105,9 @@ class RecordingEncoder:
         its own tokens are pooled; a longer one is the mean of its windows.
         """
         total, count = np.zeros((len(spans), self.width)), np.zeros(len(spans))
-        for part, tokens, states, inside in self._pieces(recording, spans):
-            vectors = self._pooled(tokens, states, inside).double().cpu().numpy()
-            for row, index, counts in zip(vectors, part, inside.any(1).tolist(), strict=True):
+        for part, tokens, states, own in self._pieces(recording, spans):
+            found = self._pooled(tokens, states, own).double().cpu().numpy()
+            for row, index, counts in zip(found, part, own.any(1).tolist(), strict=True):
                 total[index] += row * counts
                 count[index] += counts
         with np.errstate(invalid="ignore"):
@@ -125,8 +125,8 @@ class RecordingEncoder:
         found: list[list[FloatArray]] = [[] for _ in spans]
         classed = bool(getattr(self.recipe.encoder, "class_token", False))
         total, count = np.zeros((len(spans), self.recipe.encoder.width)), np.zeros(len(spans))
-        for part, _, states, inside in self._pieces(recording, spans):
-            last, kept = states.last.float().cpu().numpy(), inside.cpu().numpy()
+        for part, _, states, own in self._pieces(recording, spans):
+            last, kept = states.last.float().cpu().numpy(), own.cpu().numpy()
             whole = states.class_state().double().cpu().numpy() if classed else np.zeros((len(part), 1))
             for at, index in enumerate(part):
                 found[index].append(last[at][kept[at]])
@@ -147,16 +147,11 @@ class RecordingEncoder:
         for first in range(0, len(pieces), self.options.batch_size):
             part = pieces[first : first + self.options.batch_size]
             tokens, states = self._states([self.framing.load(recording, piece.window, channels) for _, piece in part])
-            yield [i for i, _ in part], tokens, states, _inside(tokens, [(piece.low, piece.high) for _, piece in part])
+            yield [i for i, _ in part], tokens, states, inside(tokens, [(piece.low, piece.high) for _, piece in part])
 
     @torch.inference_mode()
     def _pooled(self, tokens: TokenSet, states: States, counts: torch.Tensor) -> torch.Tensor:
-        if self.options.pool == "attention":  # has weights, the model's
-            return self.model.summary(replace(tokens, valid=counts), states)
-        if self.model.pool_norm is not None and self.options.layer == -1:
-            raw = pooled(self.options.pool, replace(states, last=states.layers[-1]), counts)
-            return self.model.pool_norm(raw.unflatten(1, (-1, self.recipe.encoder.width))).flatten(1)
-        return pooled(self.options.pool, states, counts)
+        return vectors(self.model, self.options.pool, self.options.layer, tokens, states, counts)
 
     @torch.inference_mode()
     def _states(self, batch: Sequence[Scaled]) -> tuple[TokenSet, States]:
@@ -171,14 +166,15 @@ def _at_most(tokens: FloatArray, most: int) -> FloatArray:
     return tokens[np.sort(np.random.default_rng(len(tokens)).permutation(len(tokens))[:most])]
 
 
-def _inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Tensor:
+def inside(tokens: TokenSet, spans: Sequence[tuple[float, float]]) -> torch.Tensor:
+    """Which valid tokens (B, N) lie in each sample's span of time; where none does, the nearest."""
     time = tokens.coords[..., 3]
     low, high = torch.tensor(spans, dtype=torch.float32, device=time.device).T[:, :, None]
-    inside = (time >= low) & (time < high)
+    within = (time >= low) & (time < high)
     distance = (time - (low + high) / 2).abs().nan_to_num(posinf=0.0)
     nearest = distance <= distance.amin(1, keepdim=True) + 1e-6
     # An interval shorter than a patch: the patch it lies in.
-    return torch.where(inside.any(1, keepdim=True), inside, nearest) & tokens.valid
+    return torch.where(within.any(1, keepdim=True), within, nearest) & tokens.valid
 
 
 def _one_row(blocks: Iterator[Rows], name: str) -> Rows:

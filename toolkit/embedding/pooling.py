@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from toolkit.model.masked import MaskedModel
 from toolkit.model.pooling import maximum, mean
 from toolkit.model.states import States
+from toolkit.model.tokens import TokenSet
 
 
 def mean_and_deviation(states: Tensor, counts: Tensor) -> Tensor:
@@ -34,6 +37,19 @@ def pooled(pool: str, states: States, counts: Tensor) -> Tensor:
     if pool == "classmax":
         return torch.cat([states.class_state(), maximum(states.last, counts)], dim=-1)
     return states.class_state() if pool == "class" else POOLS[pool](states.last, counts)
+
+
+def vectors(model: MaskedModel, pool: str, layer: int, tokens: TokenSet, states: States, counts: Tensor) -> Tensor:
+    """One vector a sample of the ``states`` that the model has of ``tokens`` at ``layer``, by the tokens that count (B, N).
+
+    Pooling by attention has weights, the model's; a model may norm what is pooled of its last block instead of the states.
+    """
+    if pool == "attention":
+        return model.summary(replace(tokens, valid=counts), states)
+    if model.pool_norm is not None and layer == -1:
+        raw = pooled(pool, replace(states, last=states.layers[-1]), counts)
+        return model.pool_norm(raw.unflatten(1, (-1, model.recipe.encoder.width))).flatten(1)
+    return pooled(pool, states, counts)
 
 
 POOLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

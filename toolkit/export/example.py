@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from toolkit.embedding.pooling import pooled
+from toolkit.embedding.pooling import vectors
 from toolkit.model import tokenizers
 from toolkit.model.masked import MaskedModel
 from toolkit.model.positions import AXES
@@ -66,11 +65,8 @@ def recorded(model: MaskedModel, given: TokenSet) -> dict[str, Tensor]:
     found = {"states": states.last}
     if states.extra is not None:
         found["extra"] = states.extra
-    if model.pool_norm is not None and table.layer == -1:
-        raw = pooled(table.pool, replace(states, last=states.layers[-1]), given.valid)
-        found["pooled"] = model.pool_norm(raw.unflatten(1, (-1, model.recipe.encoder.width))).flatten(1)
-    elif table.pool != "attention":
-        found["pooled"] = pooled(table.pool, states, given.valid)
+    if table.pool != "attention":
+        found["pooled"] = vectors(model, table.pool, table.layer, given, states, given.valid)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -86,6 +87,17 @@ def entry(model: MaskedModel, tokens: SpectrogramTokens) -> tuple[Tensor, Tensor
     return own["extra"][None], table[None], {"weight": weight, "bias": own["embed_patch.bias"]}
 
 
+def difference(
+    loaded: LoadedModel, tokens: SpectrogramTokens, size: tuple[int, int], theirs: Callable[[Tensor], Tensor]
+) -> float:
+    """Largest difference of their states (B, 1 + N, W) of pictures (B, 1, bands, frames) from ours, class token first."""
+    mel = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours = loaded.model.cpu().eval().features(tokens_of(loaded.recipe, tokens, mel))
+        states = theirs(mel[:, None])
+    return max(furthest(states[:, 1:], ours.last), furthest(states[:, :1], ours.extra))
+
+
 def timm_form(loaded: LoadedModel, out: Path) -> tuple[str, float]:
     """config.json and model.safetensors that timm.create_model('local-dir:...') loads."""
     table, tokens = picture_transformer(loaded.recipe, "timm")
@@ -107,11 +119,7 @@ def timm_form(loaded: LoadedModel, out: Path) -> tuple[str, float]:
     files.write_json(out / "config.json", {**document, "model_args": arguments | {"fc_norm": False, "global_pool": "avg"}})
     folder.save_tensors(out / "model.safetensors", timm_state(loaded.model, tokens))
     theirs = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-    mel = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        ours = loaded.model.cpu().eval().features(tokens_of(loaded.recipe, tokens, mel))
-        states = theirs.forward_features(mel[:, None])
-    worst = max(furthest(states[:, 1:], ours.last), furthest(states[:, :1], ours.extra))
+    worst = difference(loaded, tokens, size, theirs.forward_features)
     return (
         f"for timm.create_model('local-dir:PATH', pretrained=True): pictures (B, 1, {size[0]} bands, {size[1]} frames) of the "
         f"values above, which ends in the mean of the patches' last states. Largest difference from ours {worst:.1e}.",
@@ -166,11 +174,7 @@ def hf_form(loaded: LoadedModel, out: Path) -> tuple[str, float]:
     for path in out.iterdir():  # weights are written as files for the user alone
         shutil.copymode(out / "config.json", path)
     again = transformers.ViTModel.from_pretrained(out, add_pooling_layer=False).eval()
-    mel = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        ours = loaded.model.cpu().eval().features(tokens_of(loaded.recipe, tokens, mel))
-        states = again(pixel_values=mel[:, None]).last_hidden_state
-    worst = max(furthest(states[:, 1:], ours.last), furthest(states[:, :1], ours.extra))
+    worst = difference(loaded, tokens, size, lambda pictures: again(pixel_values=pictures).last_hidden_state)
     return (
         f"for transformers.ViTModel.from_pretrained(PATH, add_pooling_layer=False): pixel_values (B, 1, {size[0]} bands, "
         f"{size[1]} frames) of the values above. Largest difference from ours {worst:.1e}.",

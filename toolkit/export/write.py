@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +35,7 @@ def export(
     files.check_folder(out, overwrite=overwrite, what="Exported folder")
     metrics = _metrics(probe) if probe is not None else None
     run = known(loaded.path)
-    building = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
-    try:
+    with files.atomic_folder(out, overwrite=overwrite, what="Exported folder") as building:
         forms: dict[str, str] = {}
         difference = None
         if form is not None:
@@ -55,12 +52,6 @@ def export(
         facts |= {"form": form, "difference": difference, "licence": run.get("licence")}
         record.add(**run, **{k: v for k, v in facts.items() if k != "licence"})
         record.write(building / folder.RUN, exit_code=0)
-        files.claim_output(out, overwrite=overwrite, what="Exported folder")
-        if out.is_dir():
-            out.resolve().rmdir()  # empty by now
-        building.replace(out.resolve())
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return facts
 
 

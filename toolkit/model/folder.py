@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def _refuse_pickle(weights: Path) -> None:
 
 def fill(model: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Load tensors into a model, strictly. Raises UsageError that names the first tensors that do not fit."""
+    if wrong := misfits(model, tensors):
+        raise UsageError(
+            f"The weights in '{where}' do not fit its recipe: {wrong}. Weights and recipe.toml must come from one run."
+        )
+    model.load_state_dict(tensors)
+
+
+def misfits(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """The first three tensors that are missing, not a model's, or of another shape, in words, and how many more; '' for none."""
     wanted = model.state_dict()
     wrong = [f"{k} is missing" for k in wanted if k not in tensors] + [
         f"{k} is not part of it" for k in tensors if k not in wanted
@@ -118,13 +128,7 @@ def fill(model: torch.nn.Module, tensors: dict[str, Tensor], where: Path) -> Non
         for k, v in wanted.items()
         if k in tensors and tensors[k].shape != v.shape
     ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UsageError(
-            f"The weights in '{where}' do not fit its recipe: {'; '.join(wrong[:3])}{more}. "
-            "Weights and recipe.toml must come from one run."
-        )
-    model.load_state_dict(tensors)
+    return "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
 
 
 def start_from(model: MaskedModel, tensors: dict[str, Tensor], where: Path) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from toolkit import files
 from toolkit.errors import UsageError, did_you_mean
+from toolkit.model.folder import misfits
 from toolkit.model.tokens import TokenSet
 from toolkit.model.views2d import Views, back_project, project
 
@@ -231,13 +232,6 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> Non
     named: Any = getattr(network, "default_cfg", {}).get("classifier") or ()
     heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
     given = {key: value for key, value in tensors.items() if key in wanted or not key.startswith(heads or ("\0",))}
-    wrong = [f"{k} is missing" for k in wanted if k not in given] + [f"{k} is not part of it" for k in given if k not in wanted]
-    wrong += [
-        f"{k} has shape {tuple(given[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in wanted.items()
-        if k in given and given[k].shape != v.shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UsageError(f"teacher.path: the weights in '{where}' are not of that model: {'; '.join(wrong[:3])}{more}.")
+    if wrong := misfits(network, given):
+        raise UsageError(f"teacher.path: the weights in '{where}' are not of that model: {wrong}.")
     network.load_state_dict(dict(given))

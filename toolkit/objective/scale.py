@@ -29,6 +29,11 @@ def visible_scale(tokens: TokenSet, visible: Tensor) -> Tensor:
     return factor
 
 
+def seed_step(seed: int, step: int) -> None:
+    """Set torch's own generator, which dropout draws from, for a step: so it is the same after a resume."""
+    torch.manual_seed(seed * 2**31 + step)
+
+
 def step_generator(seed: int, step: int, *which: int) -> torch.Generator:
     """A generator that is a pure function of its numbers (torch's own takes 32 bits of a seed, so they are mixed)."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, *which]).generate_state(1)[0]))

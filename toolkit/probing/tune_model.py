@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
 from toolkit.embedding.encoder import Options
-from toolkit.embedding.pooling import pooled, pooled_width
+from toolkit.embedding.pooling import pooled_width, vectors
 from toolkit.model.convnet import ConvEncoder
 from toolkit.model.masked import MaskedModel
-from toolkit.model.tokens import TokenSet
 from toolkit.probing.task import Task
 from toolkit.probing.tune_windows import Windows
 
@@ -41,8 +40,8 @@ class Tuned(nn.Module):
 
     def forward(self, windows: Windows, of: Sequence[NDArray[np.int64]]) -> Tensor:
         """Outputs (n, K) of n intervals, each shown by the windows of these numbers; one without windows has the head's bias."""
-        vectors, there = self._means(windows, of)
-        return self.head(((vectors - self.mean) / self.deviation).masked_fill(~there[:, None], 0.0))
+        means, there = self._means(windows, of)
+        return self.head(((means - self.mean) / self.deviation).masked_fill(~there[:, None], 0.0))
 
     @torch.no_grad()
     def outputs(self, windows: Windows, of: Sequence[NDArray[np.int64]]) -> Tensor:
@@ -52,9 +51,9 @@ class Tuned(nn.Module):
     @torch.no_grad()
     def settle(self, windows: Windows, of: Sequence[NDArray[np.int64]]) -> None:
         """Take mean and deviation of these intervals' vectors for the standardisation."""
-        vectors, there = self._means(windows, of)
-        deviation = vectors[there].std(0, correction=0)
-        self.mean.copy_(vectors[there].mean(0))
+        means, there = self._means(windows, of)
+        deviation = means[there].std(0, correction=0)
+        self.mean.copy_(means[there].mean(0))
         self.deviation.copy_(torch.where(deviation > LEAST_DEVIATION, deviation, 1.0))
 
     def _means(self, windows: Windows, of: Sequence[NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
@@ -66,20 +65,10 @@ class Tuned(nn.Module):
         total = self.mean.new_zeros(len(of), len(self.mean))
         for first in range(0, len(numbers), AT_ONCE):
             for group in windows.groups(numbers[first : first + AT_ONCE], device):
-                vectors = window_vectors(self.model, self.options, group.tokens, group.inside)
-                total = total.index_add(0, owner[first + group.at], vectors)
+                states = self.model.features(group.tokens, self.options.layer, self.options.layers)
+                found = vectors(self.model, self.options.pool, self.options.layer, group.tokens, states, group.inside)
+                total = total.index_add(0, owner[first + group.at], found)
         return total / count.clamp(min=1)[:, None], count > 0
-
-
-def window_vectors(model: MaskedModel, options: Options, tokens: TokenSet, inside: Tensor) -> Tensor:
-    """One vector a window (B, D) of the tokens ``inside`` bool (B, N), as embeddings have it, with gradients."""
-    states = model.features(tokens, options.layer, options.layers)
-    if options.pool == "attention":
-        return model.summary(replace(tokens, valid=inside), states)
-    if model.pool_norm is not None and options.layer == -1:
-        raw = pooled(options.pool, replace(states, last=states.layers[-1]), inside)
-        return model.pool_norm(raw.unflatten(1, (-1, model.recipe.encoder.width))).flatten(1)
-    return pooled(options.pool, states, inside)
 
 
 @dataclass(frozen=True)

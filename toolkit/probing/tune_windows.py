@@ -16,7 +16,7 @@ from readers.schema import FloatArray, Recording
 from toolkit.corpus import framing
 from toolkit.corpus.batches import collate
 from toolkit.corpus.inputs import Input
-from toolkit.embedding.encoder import Options, _inside
+from toolkit.embedding.encoder import Options, inside
 from toolkit.model import tokenizers
 from toolkit.model.tokens import PER_TOKEN, TokenSet
 from toolkit.probing import features
@@ -63,13 +63,13 @@ class Windows:
                 part = pieces[first : first + self.options.batch_size]
                 samples = [self.framing.load(recording, piece.window, channels) for piece in part]
                 tokens = self.tokenizer.tokenize(collate(samples))
-                self._write(tokens, _inside(tokens, [(piece.low, piece.high) for piece in part]))
+                self._write(tokens, inside(tokens, [(piece.low, piece.high) for piece in part]))
             found[row, 1] = len(self.places) - found[row, 0]
         return found
 
-    def _write(self, tokens: TokenSet, inside: Tensor) -> None:
-        for at in inside.any(1).nonzero()[:, 0].tolist():
-            fields = {name: getattr(tokens, name)[at].contiguous() for name in PER_TOKEN} | {INSIDE: inside[at].contiguous()}
+    def _write(self, tokens: TokenSet, own: Tensor) -> None:
+        for at in own.any(1).nonzero()[:, 0].tolist():
+            fields = {name: getattr(tokens, name)[at].contiguous() for name in PER_TOKEN} | {INSIDE: own[at].contiguous()}
             content = safetensors.torch.save(fields)
             start = self.file.seek(0, 2)
             self.file.write(content)
@@ -85,8 +85,8 @@ class Windows:
     def _group(self, grid: tuple[int, ...], at: list[int], numbers: list[int], device: torch.device) -> Group:
         read = [self._read(number) for number in numbers]
         fields = {name: torch.stack([each[name] for each in read]) for name in (*PER_TOKEN, INSIDE)}
-        inside = fields.pop(INSIDE).to(device)
-        return Group(torch.tensor(at, device=device), TokenSet(**fields, grid=grid).to(device), inside)
+        own = fields.pop(INSIDE).to(device)
+        return Group(torch.tensor(at, device=device), TokenSet(**fields, grid=grid).to(device), own)
 
     def _read(self, number: int) -> dict[str, Tensor]:
         start, length, _ = self.places[number]

@@ -23,6 +23,22 @@ NO_LEVELS = (
 )
 
 
+def layout(positions: int | None, kernel: tuple[int | None, ...]) -> dict[str, tuple[int | None, ...]]:
+    """What a file must hold: a table of so many positions, a patch embedding of this shape, and blocks. None: any number."""
+    return {
+        "cls_token": (1, 1, None),
+        "pos_embed": (1, positions, None),
+        "patch_embed.proj.weight": kernel,
+        "patch_embed.proj.bias": (None,),
+        "blocks.0.norm1.weight": (None,),
+        "blocks.0.attn.qkv.weight": (None, None),
+        "blocks.0.attn.qkv.bias": (None,),
+        "blocks.0.attn.proj.weight": (None, None),
+        "blocks.0.mlp.fc1.weight": (None, None),
+        "blocks.0.mlp.fc2.weight": (None, None),
+    }
+
+
 def encoder(t: Transfer) -> dict[str, Any]:
     """Move class token, blocks and norm; the encoder's table. Patches and positions are the release's own matter."""
     depth, width = t.count("blocks.{}.norm1.weight"), t.shape("cls_token")[-1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,6 @@ def save(
     converted: Converted, release: Release, source: Path, out: Path, record: RunRecord, *, overwrite: bool = False
 ) -> dict[str, Any]:
     """Write the folder as a whole or not at all; returns the facts of ``import --json``. Raises UsageError, ToolkitError."""
-    files.check_folder(out, overwrite=overwrite, what="Model folder")
-    building = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.tmp")
     facts = {
         "model": str(out),
         "release": release.name,
@@ -34,7 +30,7 @@ def save(
         "why_not": converted.untrained or None,
         **converted.ledger,
     }
-    try:
+    with files.atomic_folder(out, overwrite=overwrite, what="Model folder") as building:
         folder.save_tensors(building / folder.WEIGHTS, converted.tensors, folder.untrained_mark(converted.untrained))
         files.write_text(building / folder.RECIPE, recipes.to_toml(converted.recipe))
         record.add(
@@ -46,12 +42,6 @@ def save(
             **facts,
         )
         record.write(building / folder.RUN, exit_code=0)
-        files.claim_output(out, overwrite=overwrite, what="Model folder")
-        if out.is_dir():
-            out.resolve().rmdir()  # empty by now
-        building.replace(out.resolve())
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return facts
 
 

@@ -11,6 +11,7 @@ import torch
 from toolkit.corpus.batches import BatchSampler, Source
 from toolkit.errors import UsageError
 from toolkit.objective.objective import Objective
+from toolkit.objective.scale import seed_step
 from toolkit.recipe import Recipe
 
 BATCHES = 8  # that the loss is the mean of
@@ -47,7 +48,7 @@ def score(objective: Objective, sources: Sequence[Source], recipe: Recipe, devic
     found = []
     for number in range(BATCHES):
         step = recipe.training.steps + number
-        torch.manual_seed(recipe.training.seed * 2**31 + step)
+        seed_step(recipe.training.seed, step)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             scored = objective(sampler.batch(step), step, device)
         found.append((float(scored.loss), float(scored.trivial)))

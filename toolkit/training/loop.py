@@ -18,6 +18,7 @@ from toolkit.model.folder import WEIGHTS, LoadedModel, save_weights
 from toolkit.model.masked import MaskedModel
 from toolkit.objective.image_teacher import ImageTeacher
 from toolkit.objective.objective import Objective, Scored
+from toolkit.objective.scale import seed_step
 from toolkit.progress import Progress
 from toolkit.recipe import Recipe
 from toolkit.training import checkpoint, optimizer
@@ -110,7 +111,7 @@ class Trainer:
     def _step(self, batch: Batch, step: int, *, detail: bool) -> tuple[Scored, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * optimizer.learning_rate(self.recipe, step)
-        torch.manual_seed(self.recipe.training.seed * 2**31 + step)  # dropout of a step is the same after a resume
+        seed_step(self.recipe.training.seed, step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             scored = self.objective(batch, step, self.device, detail=detail)
         self.optimizer.zero_grad(set_to_none=True)
