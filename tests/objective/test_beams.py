@@ -112,26 +112,25 @@ def cosine(a, b):
     return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).mean())
 
 
-@pytest.fixture(scope="module")
-def arms():
-    """Cosines of what two scanners see of one object, by a model that contrasts beam patterns, and one plain clouds."""
+def arm(view, seed):
+    """Cosines of what two scanners see of an object, and of what is left less the mean, by a model that contrasts such views."""
     dense, sparse = pairs(48, seed=100)  # objects that training does not hold
-    corpus = [pairs(16, seed=seed)[0] for seed in range(6)]
+    corpus = [pairs(16, seed=each)[0] for each in range(6)]
     term = {"name": "beams", "predictor": "pool", "target": "view", "truth": 1, "loss": "nce", "temperature": 0.1}
     more = {"tokenizer__norm": "layer", "optimizer__learning_rate": 1e-3}  # norms over a batch need longer runs
-    cut = {"data__points": POINTS, "terms": [term], **more}
-    found = {}
-    for view in ("beams", "plain"):
-        look = {"view": view, "mask": {"ratio": 0.0, "ways": {"random": 1.0}}}
-        objective = engine(small("psa-ssl", "points", passes=[look, look], **cut), corpus)
-        train(objective, corpus, 180)
-        a, b = embedded(objective, dense), embedded(objective, sparse)
-        middle = np.concatenate([a, b]).mean(0)
-        found[view] = cosine(a, b), cosine(a - middle, b - middle)
-    return found
+    look = {"view": view, "mask": {"ratio": 0.0, "ways": {"random": 1.0}}}
+    cut = {"data__points": POINTS, "terms": [term], "training__seed": seed, **more}
+    objective = engine(small("psa-ssl", "points", passes=[look, look], **cut), corpus)
+    train(objective, corpus, 400, rate=1e-3)
+    a, b = embedded(objective, dense), embedded(objective, sparse)
+    middle = np.concatenate([a, b]).mean(0)
+    return cosine(a, b), cosine(a - middle, b - middle)
 
 
-def test_beam_patterns_bring_the_embeddings_of_two_scanners_together(arms):
-    """Also of what tells objects from one another: less the mean, so that embeddings that are all alike gain nothing."""
-    (beams, beams_centred), (plain, plain_centred) = arms["beams"], arms["plain"]
-    assert beams > plain + 0.03 and beams_centred > plain_centred + 0.05, arms
+def test_beam_patterns_bring_the_embeddings_of_two_scanners_together():
+    """Also of what tells objects from one another: less the mean, so that embeddings that are all alike gain nothing.
+
+    The mean of two runs: a single one lands elsewhere with the rounding of another processor.
+    """
+    beams, plain = (np.mean([arm(view, seed) for seed in (3, 4)], axis=0) for view in ("beams", "plain"))
+    assert (beams > plain + [0.03, 0.05]).all(), (beams, plain)
