@@ -37,12 +37,13 @@ class System:
 
 @dataclass(frozen=True)
 class Task:
-    """A labels CSV below DATA, the recordings it names, and more words for `probe`."""
+    """A labels CSV below DATA, the recordings it names, more words for `probe`, and the share of the labels that is used."""
 
     name: str
     data: str
     labels: str
     more: tuple[str, ...] = ()
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,11 @@ DOMAINS = {
             System("psa-ssl", 400, 32),
             System("i2p-mae", 200, 32),
         ),
-        (Task("class (objects)", "points/dales", "points/labels.csv"),),
+        (
+            Task("class (objects)", "points/dales", "points/labels.csv"),
+            Task("class, 2 % of the labels", "points/dales", "points/labels.csv", share=0.02),
+            Task("class, 10 % of the labels", "points/dales", "points/labels.csv", share=0.1),
+        ),
     ),
 }
 
@@ -152,13 +157,14 @@ def system(name: str, chosen: System, data: Path, out: Path, seed: int) -> dict[
 
 
 def asked(task: Task, model: Path, data: Path, threads: int) -> dict[str, Any]:
-    """The main metric of each row of a probe with its interval."""
-    found = run("probe", str(data / task.data), "--model", str(model), "--labels", str(data / task.labels), *task.more,
+    """The main metric of each row of a probe with its interval; with a share of the labels the mean over five draws of them."""
+    few = () if task.share == 1 else ("--label-fractions", str(task.share), "--draws", "5")
+    found = run("probe", str(data / task.data), "--model", str(model), "--labels", str(data / task.labels), *task.more, *few,
                 threads=threads)  # fmt: skip
     known = ("majority", "handcrafted", "random-init")
     rows = {
         row["name"] if row["name"] in known else "pretrained": [row["value"], row["low"], row["high"]]
-        for row in found["results"]
+        for row in found["fractions" if few else "results"]
         if row["metric"] == found["main_metric"]
     }
     return {

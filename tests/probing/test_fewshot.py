@@ -80,6 +80,8 @@ def test_all_labels_give_the_score_of_the_whole_probe() -> None:
     rows = curve("fraction", [1.0], {"m": x}, y, THREE, groups, folds, head="linear", draws=3, seed=0)
     expected = {(r["name"], r["metric"]): r["value"] for r in whole.rows}
     assert {(r["name"], r["metric"]): r["value"] for r in rows} == pytest.approx(expected)
+    limits = {(r["name"], r["metric"]): (r["low"], r["high"]) for r in run_probe({"m": x}, y, THREE, groups, folds).rows}
+    assert all((row["low"], row["high"]) == pytest.approx(limits[row["name"], row["metric"]]) for row in rows)
     assert all(row["sd"] == pytest.approx(0, abs=1e-12) for row in rows)
 
 

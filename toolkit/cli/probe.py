@@ -132,8 +132,9 @@ def probe(
     the embeddings: the majority class, hand-crafted features, and the same encoder with random weights. With --tune the
     encoder itself learns, on the same folds, for a time that is fixed beforehand. Keys of --json:
     task target windows groups classes class_counts split{kind column folds group} main_metric
-    results[{name head parameters metric value low high}] kappa differences few_shot[{name head shots metric value sd draws}]
-    fractions[{name head fraction metric value sd draws}] confusion warnings. parameters: what the labels of a fold trained.
+    results[{name head parameters metric value low high}] kappa differences
+    few_shot[{name head shots metric value low high sd draws}] fractions[{name head fraction metric value low high sd draws}]
+    confusion warnings. parameters: what the labels of a fold trained.
     """
     from toolkit import files
     from toolkit.corpus.notes import Notes
@@ -333,8 +334,9 @@ def _print_table(document: dict[str, Any]) -> None:
             put(f"# {gap['a']} minus {gap['b']}: {gap['value']:.3f} (95 %: {gap['low']:.3f} to {gap['high']:.3f})")
     for by, rows in (("shots", document["few_shot"]), ("fraction", document["fractions"])):
         if rows:
-            put(f"# mean and standard deviation over {rows[0]['draws']} draws of training rows")
-            put(f"{'name':14} {'head':10} {metric:>20}       sd {by:>8}")
+            put(f"# mean over {rows[0]['draws']} draws of training rows, its interval over groups, deviation over draws")
+            put(f"{'name':14} {'head':10} {metric:>20}      low     high       sd {by:>8}")
         for row in rows:
             if row["metric"] == metric:
-                put(f"{row['name']:14} {row['head']:10} {row['value']:20.3f} {row['sd']:8.3f} {row[by]:8g}")
+                scores = f"{row['value']:20.3f} {row['low']:8.3f} {row['high']:8.3f} {row['sd']:8.3f}"
+                put(f"{row['name']:14} {row['head']:10} {scores} {row[by]:8g}")

@@ -11,6 +11,7 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.probing.bootstrap import interval, resampled_scores
 from toolkit.probing.folds import Fold, inner_folds, strata
 from toolkit.probing.heads import Effort
 from toolkit.probing.metrics import score
@@ -68,18 +69,21 @@ def curve(
     head: str,
     draws: int,
     seed: int,
+    bootstrap: int = 1000,
     progress: Callable[[int, str], None] | None = None,
 ) -> list[Row]:
-    """Scores with so many labels: rows of name, head, ``by``, metric, value, sd, draws, the main metric first within a name.
+    """Scores with so many labels: rows of name, head, ``by``, metric, value, low, high, sd, draws, the main metric first.
 
     ``by`` is one of PICKS: "shots", rows a class, or "fraction", a share of the training rows. ``value`` is the mean and
-    ``sd`` the standard deviation (n - 1) over ``draws``, each pooled over all folds. Where the whole training part is
-    taken and the head has no randomness of its own, the draws are one and the same.
+    ``sd`` the standard deviation (n - 1) over ``draws``, each pooled over all folds; ``low`` and ``high`` hold 95 % of the
+    means over ``draws`` that ``bootstrap`` resamples of the tested groups give. Where the whole training part is taken and
+    the head has no randomness of its own, the draws are one and the same.
     """
     named = {name: finite(name, x, []) for name, x in features.items()}
+    tested = np.concatenate([test for _, test in folds])
     out, fits = [], count(1)
     for size in sizes:
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in (*named, MAJORITY)}
+        found: dict[str, list[Array]] = {name: [] for name in (*named, MAJORITY)}
         for draw in range(draws):
             chosen = [_drawn(by, size, y, task, groups, train, (seed, draw, at)) for at, (train, _) in enumerate(folds)]
             whole = all(len(rows) == len(train) for rows, (train, _) in zip(chosen, folds, strict=True))
@@ -88,12 +92,14 @@ def curve(
                 if draw and whole and not isinstance(x, Tokens):
                     found[name].append(found[name][0])
                 else:
-                    found[name].append(_score(name, x, y, task, groups, folds, chosen, head, (seed, draw)))
+                    predicted = _predicted(name, x, y, task, groups, folds, chosen, head, (seed, draw))
+                    found[name].append(predicted[tested])
                 if progress is not None:
                     progress(next(fits), f"{name}, {by} {size:g}")
-        for name, scores in found.items():
+        for name, predictions in found.items():
             used = "constant" if name == MAJORITY else head_of(named[name], head)
-            out += [{"name": name, "head": used, by: size, **row} for row in _summary(scores)]
+            rows = _summary(task, y[tested], predictions, groups[tested], bootstrap, seed)
+            out += [{"name": name, "head": used, by: size, **row} for row in rows]
     return out
 
 
@@ -122,7 +128,7 @@ def _drawn(
     return train[PICKS[by](y[train], task, groups[train], size, rng)]
 
 
-def _score(
+def _predicted(
     name: str,
     x: Features | None,
     y: NDArray,
@@ -132,8 +138,8 @@ def _score(
     chosen: Sequence[NDArray],
     head: str,
     seed: tuple[int, int],
-) -> dict[str, float]:
-    """Every metric of out-of-fold predictions by heads fitted on ``chosen``; without features, of the constant."""
+) -> Array:
+    """Out-of-fold predictions, a row a label, by heads fitted on ``chosen``; without features, the constant."""
     predicted: Array = empty(len(y), task)
     for at, ((_, test), rows) in enumerate(zip(folds, chosen, strict=True)):
         if x is None:
@@ -141,15 +147,21 @@ def _score(
         else:
             inner = inner_folds(groups[rows], y[rows], task, seed=seed[0])
             predicted[test] = predict(name, x, y, task, rows, test, inner, head=head, seed=(*seed, at), effort=Effort())
-    tested = np.concatenate([test for _, test in folds])
-    return score(task, y[tested], predicted[tested])
+    return predicted
 
 
-def _summary(scores: Sequence[dict[str, float]]) -> list[Row]:
+def _summary(task: Task, y: NDArray, predictions: Sequence[Array], groups: NDArray, bootstrap: int, seed: int) -> list[Row]:
+    """A row a metric, over predictions of the same rows by heads of several draws."""
+    scores = [score(task, y, predicted) for predicted in predictions]
+    named = {str(draw): predicted for draw, predicted in enumerate(predictions)}
+    resampled = resampled_scores(task, y, named, groups, resamples=bootstrap, seed=seed)
+
     def of(metric: str) -> Row:
         values = np.array([each[metric] for each in scores])
         sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        return {"metric": metric, "value": float(values.mean()), "sd": sd, "draws": len(values)}
+        means = np.mean([each[metric] for each in resampled.values()], axis=0) if bootstrap else np.empty(0)
+        low, high = interval(float(values.mean()), means)
+        return {"metric": metric, "value": float(values.mean()), "low": low, "high": high, "sd": sd, "draws": len(values)}
 
     return [of(metric) for metric in scores[0]]
 

@@ -116,6 +116,7 @@ class Probe:
             head=self.question.head,
             draws=self.question.draws,
             seed=self.question.seed,
+            bootstrap=self.question.bootstrap,
             progress=lambda done, what: progress.update(before + done, what),
         )
 
@@ -207,7 +208,7 @@ def _curve_section(by: str, title: str, rows: list[fewshot.Row], metric: str, ou
     image = curve_png(out / f"{title.lower().replace(' ', '-')}.png", rows, by, fewshot.WORDS[by], metric)
     text = (
         f"{fewshot.WORDS[by].capitalize()}, drawn {rows[0]['draws']} times from the training groups of each fold; scored on all "
-        "test rows, mean and standard deviation over the draws."
+        "test rows: mean and standard deviation over the draws, and 95 % intervals of the mean by bootstrap over groups."
     )
     return Section(f"{title} ({metric})", [text], [row for row in shown if row["metric"] == metric], [image])
 
