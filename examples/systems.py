@@ -27,12 +27,18 @@ TOOLKIT = [sys.executable, "-m", "toolkit"]
 
 @dataclass(frozen=True)
 class System:
-    """A recipe on a domain's data: steps, windows a step, and more words for `pretrain`."""
+    """A recipe on a domain's data: steps, windows a step, more words for `pretrain`, and what tells such a row from the plain."""
 
     recipe: str
     steps: int
     batch: int
     more: tuple[str, ...] = ()
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return f"{self.recipe} {self.variant}".strip()
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class Domain:
     threads: int = 1
 
 
+TWINS_ALONE = 'terms=[{ name = "reconstruction", predictor = "joint" }, { name = "second", on = 1, predictor = "joint" }]'
+
 DOMAINS = {
     "cardiac": Domain(
         ("ecg/mitdb", "ecg/svdb", "ecg/troika", "ppg/troika"),
@@ -68,10 +76,10 @@ DOMAINS = {
             Task("bpm, running, PPG (subjects)", "ppg/troika", "ppg/labels.csv", ("--target", "hr_bpm", "--task", "regression")),
         ),
     ),
-    "eeg": Domain(("eeg",), (System("reve", 1500, 16),), (Task("rest or arithmetic (subjects)", "eeg", "eeg/labels.csv"),)),
+    "eeg": Domain(("eeg",), (System("reve", 1800, 16),), (Task("rest or arithmetic (subjects)", "eeg", "eeg/labels.csv"),)),
     "mri": Domain(
         ("mri",),
-        (System("bm-mae", 500, 8),),
+        (System("bm-mae", 2000, 8),),
         (
             Task("sex (subjects)", "mri/ixi", "mri/labels.csv"),
             Task("sex, prototypes", "mri/ixi", "mri/labels.csv", ("--head", "prototypes")),
@@ -81,7 +89,7 @@ DOMAINS = {
     ),
     "audio": Domain(
         ("birds/audio",),
-        (System("bird-mae", 600, 16),),
+        (System("bird-mae", 2400, 16),),
         (
             Task("species (recordists)", "birds/audio", "birds/labels.csv", ("--group", "recordist")),
             Task("species, prototypes", "birds/audio", "birds/labels.csv", ("--group", "recordist", "--head", "prototypes")),
@@ -92,11 +100,13 @@ DOMAINS = {
         (
             System("point-mae", 800, 32),
             System("point-cmae", 500, 32),
+            System("point-cmae", 500, 32, ("--set", TWINS_ALONE), "without consistency"),
             System("psa-ssl", 400, 32),
-            System("i2p-mae", 200, 32),
+            System("i2p-mae", 800, 32),
         ),
         (
             Task("class (objects)", "points/dales", "points/labels.csv"),
+            Task("class, SVM", "points/dales", "points/labels.csv", ("--head", "svm")),
             Task("class, 2 % of the labels", "points/dales", "points/labels.csv", share=0.02),
             Task("class, 10 % of the labels", "points/dales", "points/labels.csv", share=0.1),
         ),
@@ -128,10 +138,10 @@ def kept(path: Path) -> dict[str, Any] | None:
 
 def system(name: str, chosen: System, data: Path, out: Path, seed: int) -> dict[str, Any]:
     """Train a system and probe it; its row, from its file where it was run before."""
-    done, domain = out / name / f"{chosen.recipe}.json", DOMAINS[name]
+    done, domain = out / name / f"{chosen.name}.json", DOMAINS[name]
     if (row := kept(done)) is not None:
         return row
-    model, begun = out / name / chosen.recipe, time.monotonic()
+    model, begun = out / name / chosen.name, time.monotonic()
     teacher = ("--set", f"teacher.path={image_teacher(out / name)}") if chosen.recipe == "i2p-mae" else ()
     facts = run(
         "pretrain", *(str(data / one) for one in domain.data), "--domain", name, "--recipe", chosen.recipe, "--size", "tiny",
@@ -142,7 +152,7 @@ def system(name: str, chosen: System, data: Path, out: Path, seed: int) -> dict[
     scores = [asked(task, model, data, domain.threads) for task in domain.tasks]
     row = {
         "domain": name,
-        "recipe": chosen.recipe,
+        "system": chosen.name,
         "steps": chosen.steps,
         "batch": chosen.batch,
         "loss": facts["held_out"]["loss"],
@@ -180,7 +190,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Both tables in Markdown."""
     lines = ["| system | steps x windows | held-out loss | trivial | minutes |", "|---|---|---|---|---|"]
     for row in rows:
-        cells = (row["recipe"], f"{row['steps']} x {row['batch']}", f"{row['loss']:.4g}", f"{row['trivial']:.4g}")
+        cells = (row["system"], f"{row['steps']} x {row['batch']}", f"{row['loss']:.4g}", f"{row['trivial']:.4g}")
         lines.append(f"| {' | '.join(cells)} | {row['minutes']:.0f} |")
     lines += [
         "",
@@ -192,7 +202,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = [task["rows"][key] for key in ("majority", "handcrafted", "random-init", "pretrained")]
             apart = "yes" if cells[3][1] > cells[2][2] else ""
             shown = " | ".join(f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in cells)
-            lines.append(f"| {row['recipe']}: {task['task']}, {task['groups']} groups | {task['metric']} | {shown} | {apart} |")
+            lines.append(f"| {row['system']}: {task['task']}, {task['groups']} groups | {task['metric']} | {shown} | {apart} |")
     return "\n".join(lines) + "\n"
 
 
@@ -207,7 +217,7 @@ def main() -> None:
     for name in given.domains.split(","):
         for chosen in DOMAINS[name].systems:
             rows.append(system(name, chosen, given.data, given.out, given.seed))
-            print(f"{name} {chosen.recipe}: done", file=sys.stderr)
+            print(f"{name} {chosen.name}: done", file=sys.stderr)
     text = f"{platform.machine()}, {os.cpu_count()} cores, no GPU.\n\n{table(rows)}"
     (given.out / "systems.md").write_text(text)
     print(text)
