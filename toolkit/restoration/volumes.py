@@ -63,6 +63,7 @@ class VolumeMender(Mender):
                 )
         weights = trust.weights(self.predictor, seen, usable, holes, masks, levels) if holes else {}
         parts = [p for c in sorted(masks) for p in voxels.join(seen, c, masks[c], fields[c], levels[c], weights[c])]
+        parts = [whole.sharpened(self.predictor, seen, p, fields[p.channel], usable) if p.whole else p for p in parts]
         notes += [
             f"nothing of {volume.channels[c].name} is visible, so its unit is not known: it is written in that of the others"
             for c in sorted({p.channel for p in parts if p.whole})
@@ -103,6 +104,11 @@ class VolumeMended(Mended):
         "per window: mean and deviation of each contrast's visible bright voxels, and RMS of the visible cubes; harmonic "
         "fill from the voxels around a box, plus the model's detail times the weight that serves boxes that are not damaged best"
     )
+    _guided = (
+        "a whole contrast takes its detail from the visible ones by a guided filter: the linear function of them that is best "
+        "over the training data, where that is known, plus half of what the model adds to it; else local linear functions of "
+        "them that are close to what the model predicts"
+    )
 
     def __init__(
         self,
@@ -121,7 +127,8 @@ class VolumeMended(Mended):
         stored = seen.stored_by()
         self.patches = [Patch(p.channel, p.places(seen.shape_of(p.channel)), p.values) for p in parts if p.channel in stored]
         self.made = [p for p in parts if p.channel not in stored]
-        self.scale = "; ".join([self._scale, *(self._unit(p.channel) for p in parts if p.whole)])
+        units = [self._unit(p.channel) for p in parts if p.whole]
+        self.scale = "; ".join([self._scale, *([self._guided] if units else []), *units])
         means = {c: level.mean if level is not None else None for c, level in levels.items()}
         self.changed = [
             {**self._row(hole), "method": "model", "weight": weights[hole.channel], "level": means[hole.channel]}
