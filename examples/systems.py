@@ -76,7 +76,11 @@ DOMAINS = {
             Task("bpm, running, PPG (subjects)", "ppg/troika", "ppg/labels.csv", ("--target", "hr_bpm", "--task", "regression")),
         ),
     ),
-    "eeg": Domain(("eeg",), (System("reve", 1800, 16),), (Task("rest or arithmetic (subjects)", "eeg", "eeg/labels.csv"),)),
+    "eeg": Domain(
+        ("eeg",),
+        (System("reve", 3000, 16), System("reve", 3000, 16, ("--preset", "wide"), "wide")),
+        (Task("rest or arithmetic (subjects)", "eeg", "eeg/labels.csv"),),
+    ),
     "mri": Domain(
         ("mri",),
         (System("bm-mae", 2000, 8),),
