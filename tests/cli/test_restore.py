@@ -8,6 +8,7 @@ import pytest
 import wfdb
 from PIL import Image
 
+from tests import mri_files
 from tests.ecg import record
 
 KEYS = {"path", "out", "task", "changed_fraction", "detected", "metrics", "baselines"}
@@ -102,6 +103,10 @@ def test_outputs_that_exist_or_collide(toolkit, data, model, tmp_path) -> None:
         record(tmp_path / where, "same")
     both = [tmp_path / "a", tmp_path / "b"]
     assert "would both be restored" in toolkit("restore", *both, "--model", model, "--out", tmp_path / "two", code=2).error
+    parts = [mri_files.volume(tmp_path / "head", f"sub-1_{name}", np.ones((4, 4, 4))) for name in ("T1w", "FLAIR")]
+    alone = ["restore", *parts, "--model", model, "--out", tmp_path / "three", "--missing"]
+    assert "would be made from" in toolkit(*alone, "T2w", code=2).error and not (tmp_path / "three").exists()
+    assert "names contrasts" in toolkit(*alone, parts[0], code=2).error
     assert not (tmp_path / "two").exists()
     (tmp_path / "file").write_text("x")
     assert "a file" in toolkit(*words[:-1], tmp_path / "file", code=2).error

@@ -190,6 +190,9 @@ def _request(
         )
     if task in ("channels", "modality") and not whole:
         raise UsageError(f"--task {task} needs --channels or --missing (which to rebuild) or --damage channel:SEVERITY.")
+    for name in _names(missing):
+        if name != Path(name).name:
+            raise UsageError(f"--missing names contrasts, as T2w, and the new files are named by them; got '{name}'.")
     if missing is not None and (reference is not None or made):
         raise UsageError(
             "--missing is scored against the session's own file where it has one; --reference and --damage are for what it has: "
@@ -216,13 +219,19 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _check_new(out: Path, items: Sequence[Input], missing: Sequence[str], *, overwrite: bool) -> None:
-    """Files of contrasts that sessions lack replace none that is there."""
+    """Files of contrasts that sessions lack replace none that is there, and none of each other's."""
     from readers.mri_create import named_like
     from toolkit.errors import UsageError
 
+    targets: dict[Path, Path] = {}
     for item in items:
         for name in missing:
             target = named_like(out / item.relative, name)
+            if (other := targets.setdefault(target, item.path)) != item.path:
+                raise UsageError(
+                    f"'{target}' would be made from '{other}' and from '{item.path}', each alone. Name the folder of their "
+                    "session, from whose files together it is made, or one of them."
+                )
             if target.exists() and not overwrite:
                 raise UsageError(f"'{target}' exists. Choose another --out, or pass --overwrite to replace it.")
 
