@@ -82,7 +82,8 @@ def test_few_labels_give_rows_figures_and_lines(toolkit, table, data, tmp_path) 
     for key, by, sizes in (("few_shot", "shots", [1, 3]), ("fractions", "fraction", [0.5, 1])):
         rows = [r for r in document[key] if r["metric"] == document["main_metric"]]
         assert [(r["name"], r[by]) for r in rows] == [(name, size) for size in sizes for name in ("csfm", "majority")]
-        assert all(set(r) == {"name", "head", by, "metric", "value", "sd", "draws"} and r["draws"] == 2 for r in rows)
+        assert all(set(r) == {"name", "head", by, "metric", "value", "low", "high", "sd", "draws"} for r in rows)
+        assert all(r["draws"] == 2 and r["low"] <= r["value"] <= r["high"] for r in rows)
     assert {"few-shot.png", "label-fractions.png"} <= {p.name for p in (tmp_path / "p").iterdir()}
     page = (tmp_path / "p/report.html").read_text()
     assert "Few-shot (balanced_accuracy)" in page and "Label fractions (balanced_accuracy)" in page
