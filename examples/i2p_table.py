@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from commands import answer
 from safetensors.torch import save_file
 
 from toolkit.model.views2d import project
@@ -24,14 +23,6 @@ from toolkit.model.views2d import project
 SHAPES = {"img_size": 64, "patch_size": 16, "embed_dim": 96, "depth": 4, "num_heads": 4}
 ARCHITECTURE = "vit_tiny_patch16_224"
 METRIC = "balanced_accuracy"
-
-
-def toolkit(*words: str) -> dict:
-    """Run one command with --json; 3 means that some inputs could not be used."""
-    done = subprocess.run([sys.executable, "-m", "toolkit", *words, "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
 
 
 def solid(kind: int, rng: np.random.Generator, points: int = 512) -> np.ndarray:
@@ -96,7 +87,7 @@ def pretrained(clouds: Path, run: Path, teacher: Path, steps: int, *settings: st
     """The first and the last line of the log of a run."""
     words = [str(word) for word in ("pretrain", clouds, "--recipe", "i2p-mae", "--size", "tiny", "--steps", steps, "--out", run)]
     words += ["--overwrite", *(w for s in (f"teacher.path={teacher}", *settings) for w in ("--set", s))]
-    toolkit(*words)
+    answer(*words)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return rows[0], rows[-1]
 
@@ -130,7 +121,7 @@ def main() -> None:
     print(f"\n{'linear SVM on frozen features':40} {'all labels':>24} {'5 labels a class':>18}")
     for name in runs:
         words = ["probe", asked.clouds, "--model", folder(asked.out, name), "--labels", asked.labels, "--head", "svm"]
-        found = toolkit(*map(str, words), "--few-shot", "5")
+        found = answer(*map(str, words), "--few-shot", "5")
         few = {row["name"]: f"{row['value']:.3f} +- {row['sd']:.3f}" for row in found["few_shot"] if row["metric"] == METRIC}
         for row in found["results"]:
             learned = row["name"] == "i2p-mae"

@@ -10,20 +10,15 @@ lies below that of twelve leads.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from commands import answer
 
 from toolkit.demo import cardiac, heart
 from toolkit.demo.cardiac import RHYTHMS, WINDOW_S, Device
 from toolkit.demo.labels import write_labels
 
-TOOLKIT = [sys.executable, "-m", "toolkit"]
 SECONDS = 40.0
 SETS = {
     "12 leads": tuple(heart.LEADS),
@@ -53,14 +48,6 @@ def written(folder: Path, channels: tuple[str, ...], subjects: int) -> Path:
     return write_labels(folder, ("path", "label", "subject", "start", "stop"), rows)
 
 
-def run(*words: str) -> dict[str, Any]:
-    """A toolkit command's --json. Raises RuntimeError with what it said."""
-    done = subprocess.run([*TOOLKIT, *words, "--json", "--quiet"], capture_output=True, text=True, env=dict(os.environ))
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-    return json.loads(done.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -72,7 +59,7 @@ def main() -> None:
     model = given.model or given.out / "run"
     if not (model / "model.safetensors").exists():
         data = [str(path.parent) for path in labels.values()]
-        run(
+        answer(
             "pretrain",
             *data,
             "--recipe",
@@ -84,16 +71,17 @@ def main() -> None:
             "--out",
             str(model),
             "--overwrite",
+            codes=(0,),
         )
     best = None
     print(f"{'channels':17} width  majority  random-init  pretrained  below 12 leads")
     for name, path in labels.items():
-        found = run("probe", str(path.parent), "--model", str(model), "--labels", str(path), "--group", "subject")
+        found = answer("probe", str(path.parent), "--model", str(model), "--labels", str(path), "--group", "subject", codes=(0,))
         rows = {r["name"]: r["value"] for r in found["results"] if r["metric"] == found["main_metric"]}
         own = next(value for key, value in rows.items() if key not in ("majority", "handcrafted", "random-init"))
         best = own if best is None else best
         table = path.parent / "embeddings.parquet"
-        width = run("embed", str(path.parent), "--model", str(model), "--out", str(table), "--overwrite")["dim"]
+        width = answer("embed", str(path.parent), "--model", str(model), "--out", str(table), "--overwrite", codes=(0,))["dim"]
         print(f"{name:17} {width:5} {rows['majority']:9.3f} {rows['random-init']:12.3f} {own:11.3f} {best - own:15.3f}")
 
 

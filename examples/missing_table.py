@@ -11,41 +11,44 @@ the scan best, of every row alike; means over the subjects. "Best copy" is the c
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+
+from commands import answer
 
 from toolkit.demo import mri
 
 # Few contrasts are hidden at a time, always whole, and all that a session has are seen together, as when one is missing.
 HIDING = ("mask.ways={groups=1.0}", "mask.ratio=0.34", "data.most_channels=3", "training.batch_size=3")
+WHOLE = (0,)  # every session must be of use
 ROWS = ("model", "best copy", "linear in the others", "flat")
-
-
-def run(*words: str | Path) -> Any:
-    """A toolkit command's --json. Raises RuntimeError with what it said."""
-    command = [sys.executable, "-m", "toolkit", *map(str, words), "--json", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-    return json.loads(done.stdout)
 
 
 def trained(sessions: list[Path], out: Path, steps: int) -> Path:
     """A small model of these sessions, of which a third of the contrasts is hidden at a time."""
     if not (out / "model.safetensors").exists():
         settings = [word for setting in HIDING for word in ("--set", setting)]
-        run("pretrain", *sessions, "--recipe", "bm-mae", "--size", "tiny", "--steps", str(steps), *settings, "--out", out)
+        answer(
+            "pretrain",
+            *sessions,
+            "--recipe",
+            "bm-mae",
+            "--size",
+            "tiny",
+            "--steps",
+            str(steps),
+            *settings,
+            "--out",
+            out,
+            codes=WHOLE,
+        )
     return out
 
 
 def scores(sessions: list[Path], model: Path, contrast: str, out: Path) -> dict[str, tuple[float, float]]:
     """Mean PSNR and SSIM of each row, of a contrast made for these sessions."""
     found = defaultdict(list)
-    for one in run("restore", *sessions, "--model", model, "--missing", contrast, "--out", out, "--overwrite"):
+    for one in answer("restore", *sessions, "--model", model, "--missing", contrast, "--out", out, "--overwrite", codes=WHOLE):
         for name, row in {"model": one["metrics"], **one["baselines"]}.items():
             found[name].append((row["psnr_db"], row["ssim"]))
     means = {name: (sum(p for p, _ in rows) / len(rows), sum(s for _, s in rows) / len(rows)) for name, rows in found.items()}
@@ -66,7 +69,7 @@ def main() -> None:
     least = max(1, len(sessions) // 4)
     model = given.model or trained(sessions[:-least], given.out / "run", given.steps)
     held = sessions[-least:]
-    contrasts = sorted({channel["canonical"] for one in run("inspect", *held) for channel in one["channels"]})
+    contrasts = sorted({channel["canonical"] for one in answer("inspect", *held, codes=WHOLE) for channel in one["channels"]})
     print(f"| PSNR (dB), SSIM | {' | '.join(ROWS)} |\n|{'---|' * (1 + len(ROWS))}")
     for contrast in contrasts:
         found = scores(held, model, contrast, given.out / "made" / contrast)

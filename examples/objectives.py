@@ -14,16 +14,16 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands import answer
+
 from toolkit import recipe as recipes
 
-TOOLKIT = [sys.executable, "-m", "toolkit"]
 LATER = ("bert", "mmc", "tokenunify")  # run with --objectives
 FINISHED = {"distill": ("teacher", "mae"), "e2mc": ("init", "mae")}  # objectives that go on from a finished run of another
 
@@ -55,16 +55,6 @@ def objectives() -> list[str]:
     return sorted(names, key=lambda name: (name in FINISHED, name != "mae", name))
 
 
-def run(*words: str) -> dict[str, Any]:
-    """A toolkit command's --json. Raises RuntimeError with what it said."""
-    done = subprocess.run(
-        [*TOOLKIT, *words, "--json", "--quiet"], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    if done.returncode not in (0, 3):
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-    return json.loads(done.stdout)
-
-
 def cell(objective: str, name: str, data: Path, out: Path) -> dict[str, Any]:
     """One cell of the table, from its file where it was run before."""
     done, domain = out / name / f"{objective}.json", DOMAINS[name]
@@ -74,8 +64,8 @@ def cell(objective: str, name: str, data: Path, out: Path) -> dict[str, Any]:
     how, of = FINISHED.get(objective, ("", ""))
     more = {"teacher": ["--set", f"teacher.path={out / name / of}"], "init": ["--init", str(out / name / of)]}.get(how, [])
     size = ["--steps", str(domain.steps), "--batch-size", str(domain.batch), "--seed", "1", "--set", "training.log_every=10"]
-    run("pretrain", str(data / domain.data), "--recipe", objective, "--domain", name, "--size", "tiny", *size, *more,
-        "--out", str(model), "--overwrite")  # fmt: skip
+    answer("pretrain", str(data / domain.data), "--recipe", objective, "--domain", name, "--size", "tiny", *size, *more,
+        "--out", str(model), "--overwrite", threads=1)  # fmt: skip
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     last = rows[-max(1, len(rows) // 10) :]
     resolved = recipes.resolve(str(model / "recipe.toml"))
@@ -99,8 +89,8 @@ def cell(objective: str, name: str, data: Path, out: Path) -> dict[str, Any]:
 def scores(model: Path, name: str, data: Path, *, baselines: bool) -> dict[str, list[float]]:
     """The main metric of each row of a probe with its interval: {"model": [value, low, high], "random-init": ...}."""
     domain = DOMAINS[name]
-    found = run("probe", str(data / domain.data), "--model", str(model), "--labels", str(data / domain.labels),
-                *domain.options, "--baselines" if baselines else "--no-baselines")  # fmt: skip
+    found = answer("probe", str(data / domain.data), "--model", str(model), "--labels", str(data / domain.labels),
+                *domain.options, "--baselines" if baselines else "--no-baselines", threads=1)  # fmt: skip
     known = ("majority", "handcrafted", "random-init")
     return {
         row["name"] if row["name"] in known else "model": [row["value"], row["low"], row["high"]]

@@ -9,14 +9,12 @@ and less the mean of all; a box is predicted for clouds as they are, scaled and 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from commands import answer
 
 from toolkit.corpus import framing, inputs
 from toolkit.corpus.batches import Batch, collate
@@ -28,14 +26,6 @@ SCANNERS = {"dense": Scanner(), "sparse": Scanner(rings=48, azimuths=1200, heigh
 PLAIN = ["--set", "passes.2.view=plain", "--set", "passes.3.view=plain"]
 ARMS = {"recipe alone": [], "with boxes, plain views": ["--with", "psa-ssl", *PLAIN], "with psa-ssl": ["--with", "psa-ssl"]}
 SCALES, TURNS = (0.75, 1.0, 1.3), (20, 45, 70)
-
-
-def toolkit(*words: str) -> dict:
-    """Run one command with --json; 3 means that some inputs could not be used."""
-    done = subprocess.run([sys.executable, "-m", "toolkit", *words, "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
 
 
 def objects(out: Path, scenes: range) -> None:
@@ -60,7 +50,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def cosines(run: Path, tests: Path) -> tuple[float, float]:
     """Of the two scanners' embeddings of each object: as they are, and less the mean of all."""
     for name in SCANNERS:
-        toolkit("embed", str(tests / name), "--model", str(run), "--out", str(run / f"{name}.npy"), "--overwrite")
+        answer("embed", str(tests / name), "--model", str(run), "--out", str(run / f"{name}.npy"), "--overwrite")
     a, b = (np.load(run / f"{name}.npy") for name in SCANNERS)
     middle = np.concatenate([a, b]).mean(0)
     return cosine(a, b), cosine(a - middle, b - middle)
@@ -115,14 +105,14 @@ def main() -> None:
     print(f"{'two scanners, one object':28} {'cosine':>8} {'less the mean':>14}", flush=True)
     for name, more in ARMS.items():
         run = asked.out / name.replace(" ", "-")
-        toolkit("pretrain", str(asked.out / "train" / "dense"), *size, *more, "--out", str(run))
+        answer("pretrain", str(asked.out / "train" / "dense"), *size, *more, "--out", str(run))
         print("{:28} {:8.3f} {:14.3f}".format(name, *cosines(run, asked.out / "test")), flush=True)
     print("", *box_lines(run, asked.out / "test"), "", sep="\n", flush=True)
     for name in ("recipe alone", "with psa-ssl"):
         run = asked.out / f"{name.replace(' ', '-')}-given"
-        toolkit("pretrain", asked.points, *size, *ARMS[name], "--out", str(run))
-        toolkit("embed", asked.points, "--model", str(run), "--out", str(run / "rows.parquet"), "--level", "recording")
-        found = toolkit(
+        answer("pretrain", asked.points, *size, *ARMS[name], "--out", str(run))
+        answer("embed", asked.points, "--model", str(run), "--out", str(run / "rows.parquet"), "--level", "recording")
+        found = answer(
             "probe", str(run / "rows.parquet"), "--labels", asked.labels, "--label-fractions", "0.1,0.3,1", "--no-baselines"
         )
         for row in found["fractions"]:

@@ -8,19 +8,10 @@ NMSE is over all hidden samples of a row; predicting every channel's mean scores
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
-
-def toolkit(*words: str) -> list[dict]:
-    """Run one command with --json; 3 means that some inputs could not be used."""
-    done = subprocess.run([sys.executable, "-m", "toolkit", *words, "--json", "--quiet"], capture_output=True, text=True)
-    if done.returncode not in (0, 3):
-        sys.exit(done.stderr)
-    return json.loads(done.stdout)
+from commands import answer
 
 
 def line(name: str, rows: list[tuple[int, dict[str, float]]]) -> str:
@@ -47,7 +38,7 @@ def main() -> None:
 
     print(f"{'blocks, 10 % of the time':34} {'spans':>5} {'model':>8} {'linear':>8} {'flat':>8}")
     cells = defaultdict(list)
-    for document in toolkit("restore", str(asked.folder), "--damage", "block:0.1", *common):
+    for document in answer("restore", str(asked.folder), "--damage", "block:0.1", *common):
         for index, row in enumerate(document["metrics"]["by_length"]):
             upper = f"to {row['up_to_s']:g} s" if row["up_to_s"] else "and longer"
             name = f"{row['longer_than_s']:g} {upper}, {row['channels']} channel{'s' if row['channels'] == 'all' else ''}"
@@ -56,13 +47,13 @@ def main() -> None:
         print(line(name, cells[name]))
 
     print(f"\n{'one lead at a time':34} {'leads':>5} {'model':>8} {'linear':>8} {'flat':>8}")
-    for seen in toolkit("inspect", str(asked.folder)):
+    for seen in answer("inspect", str(asked.folder)):
         leads = [c["name"] for c in seen["channels"] if c["kind"] in ("ecg", "ppg")]
         rows = []
         for lead in dict.fromkeys(leads):
             if leads.count(lead) == len(leads):
                 continue  # nothing would be left to rebuild it from
-            (document,) = toolkit("restore", seen["path"], "--channels", lead, "--reference", seen["path"], *common)
+            (document,) = answer("restore", seen["path"], "--channels", lead, "--reference", seen["path"], *common)
             rows.append((1, nmse(document)))
         if rows:
             print(line(Path(seen["path"]).stem, rows))

@@ -15,14 +15,13 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TOOLKIT = [sys.executable, "-m", "toolkit"]
+from commands import answer
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,6 @@ DOMAINS = {
 }
 
 
-def run(*words: str, threads: int) -> dict[str, Any]:
-    """A toolkit command's --json. Raises RuntimeError with what it said."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([*TOOLKIT, *words, "--json", "--quiet"], capture_output=True, text=True, env=environment)
-    if done.returncode not in (0, 3):
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
-    return json.loads(done.stdout)
-
-
 def image_teacher(out: Path) -> Path:
     """The image model that i2p-mae learns from: none is downloaded, one is trained here on depth maps of made solids."""
     from i2p_table import teachers
@@ -147,7 +137,7 @@ def system(name: str, chosen: System, data: Path, out: Path, seed: int) -> dict[
         return row
     model, begun = out / name / chosen.name, time.monotonic()
     teacher = ("--set", f"teacher.path={image_teacher(out / name)}") if chosen.recipe == "i2p-mae" else ()
-    facts = run(
+    facts = answer(
         "pretrain", *(str(data / one) for one in domain.data), "--domain", name, "--recipe", chosen.recipe, "--size", "tiny",
         "--steps", str(chosen.steps), "--batch-size", str(chosen.batch), "--seed", str(seed), "--held-out", "0.2",
         *teacher, *chosen.more, "--out", str(model), "--overwrite", threads=domain.threads,
@@ -173,7 +163,7 @@ def system(name: str, chosen: System, data: Path, out: Path, seed: int) -> dict[
 def asked(task: Task, model: Path, data: Path, threads: int) -> dict[str, Any]:
     """The main metric of each row of a probe with its interval; with a share of the labels the mean over five draws of them."""
     few = () if task.share == 1 else ("--label-fractions", str(task.share), "--draws", "5")
-    found = run("probe", str(data / task.data), "--model", str(model), "--labels", str(data / task.labels), *task.more, *few,
+    found = answer("probe", str(data / task.data), "--model", str(model), "--labels", str(data / task.labels), *task.more, *few,
                 threads=threads)  # fmt: skip
     known = ("majority", "handcrafted", "random-init")
     rows = {

@@ -68,6 +68,12 @@ class Transfer:
         if f"{theirs}.bias" in self:
             self.move(f"{ours}.bias", f"{theirs}.bias")
 
+    def fused(self, attention: str, theirs: str, kind: str) -> None:
+        """Our query's and key_value's weight or bias (``kind``) of theirs, whose first third asks, then keys, then values."""
+        query, both = self.use(theirs).tensor_split([self.shape(theirs)[0] // 3])
+        self.put(f"{attention}.query.{kind}", query, theirs)
+        self.put(f"{attention}.key_value.{kind}", both, theirs)
+
     def make(self, ours: str, value: Tensor, reason: str) -> None:
         """Give one of ours a value that the release does not have, and say what it is."""
         self.ours[ours], self.made[ours] = value.contiguous().clone(), reason
@@ -134,10 +140,7 @@ VIT_PARTS = {
 
 
 def timm_blocks(t: Transfer, ours: str, theirs: str, depth: int, names: Mapping[str, str] | None = None) -> None:
-    """Blocks of timm's VisionTransformer, as many releases name them; ``names`` of parts that one names otherwise.
-
-    Queries, keys and values stand in one linear there, whose first third asks.
-    """
+    """Blocks of timm's VisionTransformer, as many releases name them; ``names`` of parts that one names otherwise."""
     part = VIT_PARTS | dict(names or {})
     for number in range(depth):
         mine, old = f"{ours}.{number}", f"{theirs}.{number}"
@@ -146,9 +149,7 @@ def timm_blocks(t: Transfer, ours: str, theirs: str, depth: int, names: Mapping[
         for kind in ("weight", "bias"):
             key = f"{old}.{part['attn.qkv']}.{kind}"
             if key in t:
-                query, both = t.use(key).tensor_split([t.shape(key)[0] // 3])
-                t.put(f"{mine}.attention.query.{kind}", query, key)
-                t.put(f"{mine}.attention.key_value.{kind}", both, key)
+                t.fused(f"{mine}.attention", key, kind)
         t.linear(f"{mine}.attention.out", f"{old}.{part['attn.proj']}")
         t.linear(f"{mine}.mlp.0", f"{old}.{part['mlp.fc1']}")
         t.linear(f"{mine}.mlp.2", f"{old}.{part['mlp.fc2']}")

@@ -85,10 +85,7 @@ def _stack(t: Transfer, ours: str, theirs: str) -> dict[str, Any]:
     for number in range(depth):
         mine, old = f"{ours}.{number}", f"{theirs}.{number}"
         t.linear(f"{mine}.norm1", f"{old}.0.norm")
-        key = f"{old}.0.to_qkv.weight"
-        query, both = t.use(key).tensor_split([t.shape(key)[0] // 3])
-        t.put(f"{mine}.attention.query.weight", query, key)
-        t.put(f"{mine}.attention.key_value.weight", both, key)
+        t.fused(f"{mine}.attention", f"{old}.0.to_qkv.weight", "weight")
         t.linear(f"{mine}.attention.out", f"{old}.0.to_out")
         t.linear(f"{mine}.norm2", f"{old}.1.net.0")
         t.linear(f"{mine}.mlp.up", f"{old}.1.net.1")
